@@ -1,0 +1,1 @@
+"""The ground floor: errors, configuration, files, console, machine. It knows nothing about models."""

@@ -1,0 +1,55 @@
+"""What pomona says to a person: one console on standard error, results on standard output."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+@cache
+def console() -> Console:
+    """The console for progress and remarks (standard error)."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+@cache
+def output() -> Console:
+    """The console for results that a pipe may want (standard output)."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def say(message: str) -> None:
+    """One line to the user, rich markup allowed."""
+    console().print(message)
+
+
+def warn(message: str) -> None:
+    """One line that the user should notice."""
+    console().print(f"[yellow]warning:[/] {message}")
+
+
+def progress_bar(*columns: str) -> Progress:
+    """A transient progress bar: description, bar, count, the given extra `{task.fields[name]}` columns, ETA.
+
+    On a terminal that is not interactive it draws nothing.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        *(TextColumn(column) for column in columns),
+        TimeRemainingColumn(compact=True),
+        console=console(),
+        transient=True,
+        disable=not console().is_terminal,
+    )
