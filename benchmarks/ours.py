@@ -1,0 +1,1 @@
+"""pomona as a contender."""
