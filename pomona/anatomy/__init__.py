@@ -1,0 +1,28 @@
+"""One verified view of the parts of any transformer: Anatomy, Block, Weight, Space."""
+
+from __future__ import annotations
+
+from pomona.anatomy.attention import use_attention
+from pomona.anatomy.block import Attention, Block, FeedForward, Stack
+from pomona.anatomy.body import Anatomy, of
+from pomona.anatomy.declaration import Shape
+from pomona.anatomy.registry import known_shapes, register
+from pomona.anatomy.space import Axis, Space
+from pomona.anatomy.weight import Norm, Weight
+
+__all__ = [
+    "Anatomy",
+    "Attention",
+    "Axis",
+    "Block",
+    "FeedForward",
+    "Norm",
+    "Shape",
+    "Space",
+    "Stack",
+    "Weight",
+    "known_shapes",
+    "of",
+    "register",
+    "use_attention",
+]

@@ -1,0 +1,277 @@
+"""Anatomy: one view of the parts of a transformer. Everything else in pomona sees models through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pomona.anatomy import capabilities, counts
+from pomona.anatomy.bind import Binder, uncovered
+from pomona.anatomy.block import Block, Stack
+from pomona.anatomy.declaration import Shape
+from pomona.anatomy.registry import known_shapes, shape_named, shape_of, unknown
+from pomona.anatomy.space import Space
+from pomona.anatomy.weight import Norm, Weight
+from pomona.ground.errors import UnsupportedModel
+
+
+def of(model: Any, shape: str | Shape | None = None) -> Anatomy:
+    """The anatomy of a transformers model. It is a view: cheap to make, and edits of the model show in it.
+
+    Args:
+        model: a `PreTrainedModel`, with or without a head.
+        shape: a declaration or its name, for a model whose type is not in the registry.
+    Raises:
+        UnsupportedModel: no declaration is known, or the model does not fit it; says how to register one.
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        ...                      num_key_value_heads=2, vocab_size=96)
+        >>> body = of(LlamaForCausalLM(config))
+        >>> len(body.blocks), body.blocks[0].attention.query.shape
+        (2, (32, 32))
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(model, nn.Module) or not hasattr(config, "model_type"):
+        raise UnsupportedModel(
+            f"{type(model).__name__} has no anatomy",
+            needs="a transformers PreTrainedModel with its config",
+            found=f"{type(model).__module__}.{type(model).__qualname__}",
+            do="load the model with transformers; unwrap it first if it is wrapped (compiled, DDP, PEFT)",
+        )
+    if isinstance(shape, str):
+        shape = shape_named(shape)
+    model_type = str(getattr(config, "model_type", ""))
+    found = shape or shape_of(model_type)
+    if found is None:
+        raise unknown(type(model).__name__, model_type, _fitting(model))
+    return Anatomy(model, found)
+
+
+def _fitting(model: nn.Module) -> list[str]:
+    """Names of the shapes whose declaration finds every part of the model and leaves no parameter over."""
+    names = []
+    for shape in known_shapes().values():
+        try:
+            body = Anatomy(model, shape)
+        except (UnsupportedModel, ValueError, ZeroDivisionError):
+            continue
+        if not body.unseen:
+            names.append(shape.name)
+    return names
+
+
+class Anatomy:
+    """The parts of one model.
+
+    Attributes:
+        model: the transformers model itself.
+        shape: the declaration that was applied.
+        stacks: one, or encoder and decoder; `blocks` are those of all stacks in order.
+        embedding: token table (vocabulary, residual).
+        head: linear map (vocabulary, residual) that makes logits, or None.
+        transform_parts: weights between hidden states and head (BERT's transform), empty for most.
+        unseen: names of parameters that the declaration does not cover (poolers, classification heads).
+    """
+
+    def __init__(self, model: Any, shape: Shape) -> None:
+        self.model, self.shape = model, shape
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Find the parts again, after modules were replaced."""
+        self._binder = Binder(self.model, self.shape)
+        bound = self._binder.bind()
+        self.stacks: list[Stack] = bound.stacks
+        self.blocks: list[Block] = [block for stack in bound.stacks for block in stack.blocks]
+        self.embedding: Weight = bound.embedding
+        self.head: Weight | None = bound.head
+        self.transform_parts: list[Weight] = bound.transform_parts
+        self.residual: Space = bound.residual
+        self.vocabulary: Space = bound.vocabulary
+        self._head_module, self._transform, self._head_scale = bound.head_module, bound.transform, bound.head_scale
+        self._body: nn.Module = self.model.base_model
+        self._separate_body = self._body is not self.model or self.head is None
+        self.unseen: list[str] = uncovered(self.model, list(self.parts()))
+        self.capabilities: frozenset[str] = capabilities.capabilities_of(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"Anatomy({type(self.model).__name__}, shape={self.shape.name!r}, blocks={len(self.blocks)}, "
+            f"hidden_size={self.hidden_size}, parameters={self.parameter_count():,})"
+        )
+
+    # ---- parts
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def positions(self) -> Weight | None:
+        """Table of learned positions of the last stack, or None."""
+        return self.stacks[-1].positions
+
+    @property
+    def final_norm(self) -> Norm | None:
+        """Norm after the last block of the last stack, or None."""
+        return self.stacks[-1].final_norm
+
+    @property
+    def has_transform(self) -> bool:
+        """True when something other than one linear map lies between hidden states and logits."""
+        return self._transform is not None or self._head_scale is not None
+
+    def parts(self) -> Iterator[Weight]:
+        """Every weight, bias, gain and table that the declaration sees; tied ones under each of their roles."""
+        yield self.embedding
+        for stack in self.stacks:
+            yield from stack.parts()
+        yield from self.transform_parts
+        if self.head is not None:
+            yield self.head
+            if self.head.bias is not None:
+                yield self.head.bias
+
+    def weights(self) -> list[Weight]:
+        """The linear maps inside the blocks (attention and feed-forward), in the order of the computation."""
+        return [weight for block in self.blocks for weight in block.weights()]
+
+    def matrices(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that hold the linear maps inside the blocks, each once, with their state-dict names."""
+        found = {id(weight.parameter): (weight.name, weight.parameter) for weight in self.weights()}
+        return list(found.values())
+
+    @property
+    def ties(self) -> list[tuple[str, ...]]:
+        """Groups of state-dict names that share one parameter."""
+        groups: dict[int, list[str]] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            groups.setdefault(id(parameter), []).append(name)
+        return [tuple(names) for names in groups.values() if len(names) > 1]
+
+    def spaces(self) -> list[Space]:
+        """Every space that an axis names, in order of appearance."""
+        seen: dict[Space, None] = {}
+        for part in self.parts():
+            for axis in part.axes:
+                for space in axis.spaces:
+                    if space.parent is not None:
+                        seen.setdefault(space.parent)
+                    seen.setdefault(space)
+        return list(seen)
+
+    def members(self, space: Space) -> list[tuple[Weight, int]]:
+        """The weights with an axis on `space`, and which axis: its dependency group. Tied weights come once."""
+        found: dict[tuple[int, int | None, int], tuple[Weight, int]] = {}
+        for part in self.parts():
+            for dim, axis in enumerate(part.axes):
+                if axis.has(space):
+                    start = None if part.rows is None else part.rows.start
+                    found.setdefault((id(part.parameter), start, dim), (part, dim))
+        return list(found.values())
+
+    # ---- numbers
+
+    @property
+    def hidden_size(self) -> int:
+        return self.residual.size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that the model was made for, or None when nothing limits it."""
+        name = self.shape.fields.max_positions
+        value = None if name is None else self._binder.field(name, None)
+        return None if value is None else int(value)
+
+    def parameter_count(self, *, trainable: bool = False, non_embedding: bool = False) -> int:
+        """Number of parameters, tied ones once; see `counts.parameter_count`."""
+        return counts.parameter_count(self, trainable=trainable, non_embedding=non_embedding)
+
+    def flops_per_token(self, seq_length: int, training: bool = True, target_length: int | None = None) -> float:
+        """FLOPs of the matrix products per token; see `counts.flops_per_token`."""
+        return counts.flops_per_token(self, seq_length, training=training, target_length=target_length)
+
+    def kv_cache_bytes(self, tokens: int, batch: int = 1, dtype: torch.dtype | None = None) -> int:
+        """Bytes of the key-value cache; see `counts.kv_cache_bytes`."""
+        return counts.kv_cache_bytes(self, tokens, batch, dtype)
+
+    # ---- the model's own computation
+
+    def hidden(self, **inputs: Any) -> Tensor:
+        """What the head reads: (B, T, D) hidden states after the final norm, by the model's own forward.
+
+        Args:
+            inputs: as for the model (input_ids, attention_mask, position_ids, inputs_embeds, ...), without labels.
+        """
+        if not self._separate_body:
+            return self._encoder_decoder_hidden(**inputs)
+        if self.stacks[-1].causal:
+            inputs.setdefault("use_cache", False)
+        output: Tensor = self._body(**inputs)[0]
+        return output
+
+    def _encoder_decoder_hidden(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        encoded = self.model.get_encoder()(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds
+        )[0]
+        output: Tensor = self.model.get_decoder()(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            inputs_embeds=decoder_inputs_embeds,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=attention_mask,
+            use_cache=False,
+        )[0]
+        return output
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., V) logits of (..., D) hidden states: everything that the model does after its body.
+
+        Raises:
+            UnsupportedModel: the model has no head.
+        """
+        if self._head_module is None:
+            self.require("head", method="logits")
+        assert self._head_module is not None
+        if self._transform is not None:
+            hidden = self._transform(hidden)
+        if self._head_scale is not None:
+            hidden = hidden * self._head_scale
+        output: Tensor = self._head_module(hidden)
+        return output
+
+    def head_weight(self) -> tuple[Tensor, Tensor | None] | None:
+        """(weight (V, D), bias (V,) or None), differentiable, when `logits` is exactly that linear map; else None."""
+        if self.head is None or self.has_transform:
+            return None
+        bias = None if self.head.bias is None else self.head.bias.parameter
+        weight: Tensor = self.head.parameter
+        return (weight.T if self.head.transposed else weight), bias
+
+    # ---- demands and edits
+
+    def require(self, *names: str, method: str) -> None:
+        """Refuse the model by `UnsupportedModel` unless it has every named capability."""
+        capabilities.require(self, names, method)
+
+    def restack_(self, order: Sequence[int], stack: str | None = None) -> None:
+        """Rebuild a stack from copies of its blocks; see `pomona.anatomy.restack.restack_`."""
+        from pomona.anatomy.restack import restack_
+
+        restack_(self, order, stack)

@@ -1,0 +1,133 @@
+"""Capabilities: what methods may ask of a model, and refusals that say what is missing and what would work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pomona.anatomy.declaration import Shape
+from pomona.anatomy.registry import known_shapes
+from pomona.ground.errors import ConfigError, UnsupportedModel, did_you_mean
+
+if TYPE_CHECKING:
+    from pomona.anatomy.body import Anatomy
+
+MEANING = {
+    "pre_norm": "norms before attention and feed-forward, so that the residual stream itself is never normalized",
+    "post_norm": "norms after each residual sum",
+    "rmsnorm": "norms without mean removal (RMSNorm)",
+    "layernorm": "norms with mean removal (LayerNorm)",
+    "gated_ffn": "a feed-forward with a gate",
+    "plain_ffn": "a feed-forward without a gate",
+    "rotary": "rotary positions",
+    "learned_positions": "a table of learned positions",
+    "relative_bias": "a learned bias of the attention scores by relative position",
+    "causal": "attention to earlier positions only",
+    "bidirectional": "attention to all positions",
+    "grouped_query": "fewer key-value heads than query heads",
+    "query_key_norm": "norms of queries and keys",
+    "sliding_window": "attention to a window of positions in some block",
+    "linear_bias": "biases in linear maps",
+    "fused_projections": "several linear maps stored in one parameter",
+    "head": "a head that maps hidden states to logits",
+    "linear_head": "a head that is one linear map of the hidden states",
+    "tied_head": "a head that shares the token embedding's parameter",
+    "untied_head": "a head with a parameter of its own",
+    "cross_attention": "attention from decoder to encoder",
+    "encoder_decoder": "an encoder and a decoder",
+    "single_stack": "one stack of blocks",
+}
+"""Every capability and what it means, in the words of a refusal."""
+
+
+def capabilities_of(body: Anatomy) -> frozenset[str]:
+    """The capabilities of a bound model, derived from its parts."""
+    blocks, stacks = body.blocks, body.stacks
+    linear_head = body.head is not None and not body.has_transform
+    facts = {
+        "pre_norm": all(block.placement == "pre" for block in blocks),
+        "post_norm": all(block.placement == "post" for block in blocks),
+        "rmsnorm": all(norm.kind == "rms" for block in blocks for norm in block.norms()),
+        "layernorm": all(norm.kind == "layer" for block in blocks for norm in block.norms()),
+        "gated_ffn": all(block.ffn.gate is not None for block in blocks),
+        "plain_ffn": all(block.ffn.gate is None for block in blocks),
+        "rotary": body.shape.positions == "rotary",
+        "learned_positions": body.positions is not None,
+        "relative_bias": body.shape.positions == "relative_bias",
+        "causal": len(stacks) == 1 and stacks[0].causal,
+        "bidirectional": len(stacks) == 1 and not stacks[0].causal,
+        "grouped_query": any(b.attention.num_kv_heads < b.attention.num_heads for b in blocks),
+        "query_key_norm": any(block.attention.query_norm is not None for block in blocks),
+        "sliding_window": any(block.attention.window is not None for block in blocks),
+        "linear_bias": any(weight.bias is not None for block in blocks for weight in block.weights()),
+        "fused_projections": any(weight.fused for block in blocks for weight in block.weights()),
+        "head": body.head is not None,
+        "linear_head": linear_head,
+        "tied_head": body.head is not None and body.head.parameter is body.embedding.parameter,
+        "untied_head": body.head is not None and body.head.parameter is not body.embedding.parameter,
+        "cross_attention": any(block.cross_attention is not None for block in blocks),
+        "encoder_decoder": len(stacks) > 1,
+        "single_stack": len(stacks) == 1,
+    }
+    return frozenset(name for name, holds in facts.items() if holds)
+
+
+def require(body: Anatomy, capabilities: Sequence[str], method: str) -> None:
+    """Raise `UnsupportedModel` unless `body` has every one of `capabilities`; nothing has been changed then."""
+    for name in capabilities:
+        if name not in MEANING:
+            raise ConfigError(f"there is no capability {name!r}", do=did_you_mean(name, MEANING))
+    missing = [name for name in capabilities if name not in body.capabilities]
+    if not missing:
+        return
+    fitting = [s.name for s in known_shapes().values() if all(_may_have(s, name) for name in capabilities)]
+    raise UnsupportedModel(
+        f"{method} cannot run on {type(body.model).__name__} (nothing was changed)",
+        where=_evidence(body, missing[0]),
+        needs="; ".join(f"{MEANING[name]} ({name})" for name in missing),
+        found=", ".join(sorted(body.capabilities)),
+        do=f"choose a model of the shape {' or '.join(fitting)}" if fitting else "choose another method",
+    )
+
+
+def _evidence(body: Anatomy, missing: str) -> str:
+    """The module in which a missing capability was looked for."""
+    first = body.blocks[0]
+    places = {
+        "pre_norm": first.norm_attention.gain.name,
+        "post_norm": first.norm_attention.gain.name,
+        "rmsnorm": first.norm_attention.gain.name,
+        "layernorm": first.norm_attention.gain.name,
+        "gated_ffn": first.ffn.up.name,
+        "plain_ffn": first.ffn.up.name,
+    }
+    if missing.endswith("head") and body.head is not None:
+        return body.head.name
+    return places.get(missing, first.path if body.blocks else type(body.model).__name__)
+
+
+def _may_have(shape: Shape, capability: str) -> bool:
+    """Whether a model of this shape can have the capability, as far as the declaration alone tells."""
+    blocks = [stack.block for stack in shape.stacks]
+    single = len(shape.stacks) == 1
+    causal = shape.stacks[0].causal
+    known = {
+        "pre_norm": all(block.placement == "pre" for block in blocks),
+        "post_norm": all(block.placement == "post" for block in blocks),
+        "rmsnorm": all(block.norm == "rms" for block in blocks),
+        "layernorm": all(block.norm == "layer" for block in blocks),
+        "gated_ffn": all(block.ffn.gate is not None for block in blocks),
+        "plain_ffn": all(block.ffn.gate is None or block.ffn.gate == str(block.ffn.gate) for block in blocks),
+        "rotary": shape.positions == "rotary",
+        "learned_positions": shape.positions == "learned",
+        "relative_bias": shape.positions == "relative_bias",
+        "causal": single and causal is not False,
+        "bidirectional": single and causal is not True,
+        "query_key_norm": all(block.attention.query_norm is not None for block in blocks),
+        "head": shape.head is not None,
+        "linear_head": shape.head is not None and shape.head.transform is None,
+        "cross_attention": any(block.cross_attention is not None for block in blocks),
+        "encoder_decoder": not single,
+        "single_stack": single,
+    }
+    return known.get(capability, True)

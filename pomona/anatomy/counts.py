@@ -1,0 +1,92 @@
+"""Counts that follow from the parts: parameters, FLOPs per token, bytes of the key-value cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pomona.anatomy.block import Attention
+
+if TYPE_CHECKING:
+    from pomona.anatomy.body import Anatomy
+
+
+def parameter_count(body: Anatomy, *, trainable: bool = False, non_embedding: bool = False) -> int:
+    """Number of parameters of the model, tied ones once.
+
+    Args:
+        trainable: only those with `requires_grad`.
+        non_embedding: without the token embedding, the head and the learned positions.
+    """
+    tables = [
+        body.embedding,
+        body.head,
+        *(table for stack in body.stacks for table in (stack.positions, *stack.tables)),
+    ]
+    left_out = {id(table.parameter) for table in tables if table is not None} if non_embedding else set()
+    return sum(
+        parameter.numel()
+        for parameter in body.model.parameters()
+        if id(parameter) not in left_out and (parameter.requires_grad or not trainable)
+    )
+
+
+def flops_per_token(
+    body: Anatomy, seq_length: int, *, training: bool = True, target_length: int | None = None
+) -> float:
+    """Floating-point operations of the matrix products, per token of a sequence of `seq_length`.
+
+    Two per weight of a linear map and token, two per score and per weighted value (half of them under a causal
+    mask), three times that in training. Norms, activations and softmax are not counted. With an encoder and a decoder
+    the sum over both is divided by the number of input tokens.
+
+    Args:
+        seq_length: tokens of a sequence (of the encoder's, where there are two stacks).
+        target_length: tokens of the decoder's sequence; default: `seq_length`.
+    """
+    targets = seq_length if target_length is None else target_length
+    total = 0.0
+    for stack in body.stacks:
+        last = stack is body.stacks[-1]
+        tokens = targets if last and len(body.stacks) > 1 else seq_length
+        for block in stack.blocks:
+            cross = block.cross_attention
+            linear = sum(weight.numel() for weight in block.weights())
+            scored = _mean_keys(block.attention, tokens)
+            width = block.attention.num_heads * (block.attention.head_dim.size + block.attention.value_dim.size)
+            total += tokens * 2 * (linear + width * scored)
+            if cross is not None:
+                # Keys and values are made once per encoder token.
+                made = cross.key.numel() + cross.value.numel()
+                width = cross.num_heads * (cross.head_dim.size + cross.value_dim.size)
+                total += 2 * (made * (seq_length - tokens) + tokens * width * seq_length)
+        if last and body.head is not None:
+            maps = [body.head, *(part for part in body.transform_parts if part.kind == "linear")]
+            total += tokens * 2 * sum(weight.numel() for weight in maps)
+    return total / seq_length * (3 if training else 1)
+
+
+def kv_cache_bytes(body: Anatomy, tokens: int, batch: int = 1, dtype: torch.dtype | None = None) -> int:
+    """Bytes of keys and values that generation keeps for `tokens` positions of `batch` sequences.
+
+    Args:
+        dtype: of the cache; default: the model's own.
+    """
+    size = (dtype or body.embedding.parameter.dtype).itemsize
+    total = 0
+    for block in body.stacks[-1].blocks:
+        for attention in (block.attention, block.cross_attention):
+            if attention is not None:
+                # The newest token's keys are added before they are read, so a window of w keeps w - 1 earlier ones.
+                kept = tokens if attention.window is None else min(tokens, attention.window - 1)
+                total += attention.num_kv_heads * (attention.head_dim.size + attention.value_dim.size) * kept
+    return total * batch * size
+
+
+def _mean_keys(attention: Attention, tokens: int) -> float:
+    """How many keys a query is compared with, averaged over a sequence."""
+    if not attention.causal:
+        return float(tokens)
+    window = tokens if attention.window is None else min(tokens, attention.window)
+    return window - window * window / (2 * tokens)

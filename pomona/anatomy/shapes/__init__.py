@@ -1,0 +1,1 @@
+"""The declarations: one file per shape. A new file is found by itself."""
