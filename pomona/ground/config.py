@@ -54,6 +54,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: str = ""
         if item["type"] == "extra_forbidden":
             known = _fields_at(model, location[:-1])
             problems.append(Problem(where, f"unknown key {location[-1]!r}", did_you_mean(str(location[-1]), known)))
+        elif item["type"] == "named":  # a problem that brought its own words and remedy
+            problems.append(Problem(where, item["ctx"]["what"], item["ctx"]["do"]))
         elif item["type"] == "missing":
             problems.append(Problem(where, "is required and absent"))
         else:

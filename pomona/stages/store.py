@@ -1,0 +1,111 @@
+"""Where artefacts lie: content-addressed folders that are found again, checked, rebuilt, and never half written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pomona.ground.files import atomic_folder, clear_partial, damage, folder_lock, read_manifest, storage_errors
+from pomona.stages.base import Artefact
+from pomona.stages.graph import Node, Outside
+
+State = Literal["made", "damaged", "absent"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is there of a stage: its folder, whether it can be used, and what is wrong with it."""
+
+    state: State
+    folder: Path
+    wrong: tuple[str, ...] = ()
+
+
+class Store:
+    """The folders of one run: `<out>/<recipe>/<NN>-<name>-<hash>`. Other runs beside it are read, never written.
+
+    Args:
+        folder: of the run.
+        fixed: the one folder that the one stage goes to, whatever its hash; for single commands.
+    """
+
+    def __init__(self, folder: Path, fixed: Path | None = None) -> None:
+        self.folder, self.fixed = folder, fixed
+        self._checked: dict[Path, tuple[str, ...]] = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's folder; a second run is refused. What a killed one left half written is removed."""
+        with folder_lock(self.folder):
+            clear_partial(self.folder)
+            yield
+
+    def place(self, node: Node) -> Path:
+        """The folder that a stage's artefact is written to."""
+        return self.fixed or self.folder / f"{node.index + 1:02d}-{node.label}-{node.hash}"
+
+    def find(self, node: Node) -> Found:
+        """What is there: in this run first, then in the runs beside it."""
+        own = self.place(node)
+        if self.fixed is not None:
+            wrong = self._damage(own)
+            same = not wrong and read_manifest(own).get("hash") == node.hash
+            return Found("made" if same else "absent" if not own.exists() else "damaged", own, wrong)
+        places = [own, *sorted(self.folder.glob(f"[0-9]*-{node.hash}"))]
+        places += sorted(self.folder.parent.glob(f"*/[0-9]*-{node.hash}"))
+        damaged: Found | None = None
+        for place in dict.fromkeys(path for path in places if path.is_dir()):
+            wrong = self._damage(place)
+            if not wrong:
+                return Found("made", place)
+            if damaged is None and place.parent == self.folder:
+                damaged = Found("damaged", place, wrong)
+        return damaged or Found("absent", own)
+
+    def work(self, node: Node) -> Path:
+        """The folder of a stage's unfinished work, the same one in every run of that stage here."""
+        if self.fixed is not None:
+            return self.folder
+        left = sorted(self.folder.glob(f"[0-9]*-{node.hash}.work"))
+        return left[0] if left else self.place(node).with_name(f"{self.place(node).name}.work")
+
+    @contextmanager
+    def writing(self, node: Node, facts: Mapping[str, Any]) -> Iterator[Path]:
+        """Yield an empty folder that becomes the artefact, with its manifest, when the block succeeds."""
+        place, work = self.place(node), self.work(node)
+        with storage_errors(work):
+            work.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(place, facts) as part:
+            yield part
+        self._checked.pop(place, None)
+        if self.fixed is None:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def artefact(self, node: Node, folder: Path) -> Artefact:
+        """A finished stage as later ones see it."""
+        facts = read_manifest(folder)
+        parents = {name: [self.source(each) for each in sources] for name, sources in node.inputs.items()}
+        return Artefact(node.label, node.stage.verb, node.stage.makes, folder, node.hash, facts, parents)
+
+    def source(self, source: Node | Outside) -> Artefact:
+        """An input as an artefact. It must be there."""
+        if isinstance(source, Node):
+            return self.artefact(source, self.find(source).folder)
+        return outside_artefact(source)
+
+    def _damage(self, folder: Path) -> tuple[str, ...]:
+        """What is wrong with a folder; checksums are compared once per process."""
+        if folder not in self._checked:
+            self._checked[folder] = tuple(damage(folder)) if folder.is_dir() else ("absent",)
+        return self._checked[folder]
+
+
+def outside_artefact(source: Outside) -> Artefact:
+    """A folder from elsewhere as an artefact."""
+    manifest = source.folder / "MANIFEST.json"
+    facts = read_manifest(source.folder) if manifest.is_file() else {}
+    return Artefact(source.name, str(facts.get("stage", "outside")), source.kind, source.folder, source.hash, facts)

@@ -1,0 +1,32 @@
+"""Which stages there are, in the order of a model's life, and where each is defined."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from pomona.ground.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from pomona.stages.base import Stage
+
+VERBS: dict[str, str] = {
+    "corpus": "pomona.stages.corpus:CorpusStage",
+    "tokenize": "pomona.stages.tokenize:TokenizeStage",
+    "pretrain": "pomona.stages.pretrain:PretrainStage",
+    "continue": "pomona.stages.continuing:ContinueStage",
+    "grow": "pomona.stages.grow:GrowStage",
+    "quantize": "pomona.stages.quantize:QuantizeStage",
+    "examine": "pomona.stages.examine:ExamineStage",
+    "export": "pomona.stages.export:ExportStage",
+    "report": "pomona.stages.report:ReportStage",
+}
+
+
+def stage_class(verb: str) -> type[Stage]:
+    """The definition of a stage. Importing it does not import torch."""
+    if verb not in VERBS:
+        raise ConfigError(f"unknown stage {verb!r}", do=did_you_mean(verb, VERBS))
+    module, _, name = VERBS[verb].partition(":")
+    found: type[Stage] = getattr(importlib.import_module(module), name)
+    return found
