@@ -1,0 +1,63 @@
+"""Data: from sources to documents to tokens to batches that are a pure function of (seed, step, rank)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pomona.data.config import CorpusConfig, SourceConfig
+    from pomona.data.corpus import Corpus, make_corpus
+    from pomona.data.docstrings import split_pair
+    from pomona.data.documents import Document
+    from pomona.data.encode import make_tokens
+    from pomona.data.mixture import Mixture
+    from pomona.data.sources import fingerprint
+    from pomona.data.stream import Batch, TokenStream, validation_batches
+    from pomona.data.tokenizer import token_bytes, train_tokenizer
+    from pomona.data.tokens import Split, Tokens
+
+_HOMES = {
+    "Batch": "stream",
+    "Corpus": "corpus",
+    "CorpusConfig": "config",
+    "Document": "documents",
+    "Mixture": "mixture",
+    "SourceConfig": "config",
+    "Split": "tokens",
+    "TokenStream": "stream",
+    "Tokens": "tokens",
+    "fingerprint": "sources",
+    "make_corpus": "corpus",
+    "make_tokens": "encode",
+    "split_pair": "docstrings",
+    "token_bytes": "tokenizer",
+    "train_tokenizer": "tokenizer",
+    "validation_batches": "stream",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+__all__ = [
+    "Batch",
+    "Corpus",
+    "CorpusConfig",
+    "Document",
+    "Mixture",
+    "SourceConfig",
+    "Split",
+    "TokenStream",
+    "Tokens",
+    "fingerprint",
+    "make_corpus",
+    "make_tokens",
+    "split_pair",
+    "token_bytes",
+    "train_tokenizer",
+    "validation_batches",
+]

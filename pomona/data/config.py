@@ -1,0 +1,61 @@
+"""What a corpus is made of, as a recipe says it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pomona.ground.config import Config
+
+
+class SourceConfig(Config):
+    """One source of documents. A plain string stands for its path: `env:docs` is `{path: "env:docs"}`."""
+
+    path: str = Field(min_length=1)
+    """`env:docs`, `env:code`, `env:pairs`, `hub:DATASET[/CONFIG]`, a file, a folder or a glob."""
+    text: str = "text"
+    """The field (JSONL) or column (parquet, hub) that holds the text."""
+    metadata: tuple[str, ...] = ()
+    """Fields or columns that are kept as metadata of each document."""
+    on_bad_lines: Literal["error", "skip"] = "error"
+    """What to do with a line that is not valid UTF-8 or not valid JSON: stop and name it, or skip and count it."""
+    include: tuple[str, ...] = ()
+    """Globs over paths relative to the folder (or to site-packages); empty means every file of a known type."""
+    exclude: tuple[str, ...] = ()
+    """Globs over relative paths that are left out."""
+    split: str = "train"
+    """The split of a hub dataset that is read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class CorpusConfig(Config):
+    """Sources, and what is done to their documents. A string or a list of them stands for the sources."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    """Where documents come from, in this order."""
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    """Documents whose 3-word shingles have at least this Jaccard similarity with an earlier one are left out."""
+    validation: float = Field(default=0.02, ge=0, lt=1)
+    """The fraction of documents that is set aside, chosen by the hash of each document."""
+    min_bytes: int = Field(default=128, ge=1)
+    """Shorter documents (UTF-8 bytes) are left out."""
+    max_bytes: int = Field(default=65536, ge=1024)
+    """Longer documents are cut, at a blank line where there is one."""
+    seed: int = 0
+    """Another seed, another choice of validation documents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_sources(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"sources": (value,)}
+        if isinstance(value, list | tuple):
+            return {"sources": value}
+        if isinstance(value, dict) and isinstance(value.get("sources"), str):
+            return {**value, "sources": (value["sources"],)}
+        return value
