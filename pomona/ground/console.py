@@ -27,13 +27,15 @@ def output() -> Console:
 
 
 def say(message: str) -> None:
-    """One line to the user, rich markup allowed."""
-    console().print(message)
+    """One line to the user, rich markup allowed. Never broken inside, so that paths can be copied."""
+    console().print(message, soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """One line that the user should notice."""
-    console().print(f"[yellow]warning:[/] {message}")
+    """One line that the user should notice; printed as it is, without markup."""
+    from rich.markup import escape
+
+    console().print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
 def progress_bar(*columns: str) -> Progress:

@@ -1,0 +1,355 @@
+"""The training loop, readable in one sitting. The same code runs on one process, DDP and FSDP2 (through accelerate).
+
+A step is a pure function of the state and of (seed, step, rank): the stream computes its batch, corruption and
+dropout draw from generators seeded by the step. That is why a resumed run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pomona import anatomy
+from pomona.anatomy import Anatomy
+from pomona.engine.checkpoint import Checkpoints
+from pomona.engine.ema import Ema
+from pomona.engine.evaluate import Quality, autocast, bits_per_byte, count_bytes, evaluate
+from pomona.engine.flops import measure_flops, trainable
+from pomona.engine.guards import GuardConfig, Guards
+from pomona.engine.ledger import Ledger
+from pomona.engine.metrics import MetricsLog
+from pomona.engine.protocols import Batch, Loss, Objective, Schedule, count_targets
+from pomona.engine.signals import StopRequest
+from pomona.engine.speed import compiled_blocks, fast_attention, should_compile, training_dtype
+from pomona.ground.config import Config
+from pomona.ground.console import console, progress_bar, say, warn
+from pomona.ground.errors import ConfigError, TrainingStopped
+from pomona.ground.machine import keep_freed_memory
+
+
+class Stream(Protocol):
+    """Where batches come from: a pure function of (step, rank)."""
+
+    def batch(self, step: int, rank: int = 0, *, micro_batches: int = 1) -> list[Batch]: ...
+
+
+class FitConfig(Config):
+    """How a training run is carried out. Nothing here says what is learnt."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Format of matrix products. `auto`: bfloat16 where the hardware multiplies it fast. Weights stay float32."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """torch.compile of the blocks. `auto`: measured, when the run is long enough for it to pay."""
+    micro_batches: PositiveInt = 1
+    """Parts that each process cuts its share of a step's batch into; more need less memory, the result is the same."""
+    clip: PositiveFloat | None = 1.0
+    """Largest norm of the gradient of the mean loss; None leaves gradients as they are."""
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Decay per step of an exponential mean of the weights, which is then what is evaluated and kept."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between evaluations on the held-out batches; None evaluates at the end only."""
+    checkpoint_minutes: PositiveFloat = 5.0
+    """Minutes between checkpoints. When they are written changes nothing in the result."""
+    keep_checkpoints: PositiveInt = 2
+    """How many of the newest checkpoints are kept."""
+    log_every: PositiveInt = 10
+    """Steps between records in metrics.jsonl."""
+    guards: GuardConfig = GuardConfig()
+    """When a step is skipped, and when the run stops."""
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers by accelerate's names, such as tensorboard or wandb; they must be installed."""
+    seed: NonNegativeInt = 0
+    """Of dropout and corruption. The stream has a seed of its own."""
+
+
+@dataclass
+class Training:
+    """What `fit` returns: the ledger, the held-out quality at the end (None without validation), the records."""
+
+    ledger: Ledger
+    quality: Quality | None
+    records: list[dict[str, Any]]
+
+
+def fit(
+    model: PreTrainedModel,
+    objective: Objective,
+    stream: Stream,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    *,
+    steps: int,
+    config: FitConfig | None = None,
+    folder: Path | None = None,
+    validation: Sequence[Batch] = (),
+    token_bytes: Tensor | None = None,
+    stop_at_loss: float | None = None,
+    title: str = "training",
+) -> Training:
+    """Train `model` in place for `steps` optimizer steps.
+
+    Gradients are those of the mean over all counted targets of a step, over every micro-batch and process, however
+    the batch is cut. When `folder` holds checkpoints of the same run, training continues after the newest intact
+    one, bit for bit on one machine.
+
+    Args:
+        model: any model with an anatomy; its parameters are float32.
+        objective: corruption and loss.
+        stream: batches by (step, rank).
+        optimizer: over the model's parameters; each group's `lr` is its peak rate.
+        schedule: share of the peak rate by step.
+        steps: optimizer steps in all, those before a resume included.
+        config: how to run; see `FitConfig`.
+        folder: for checkpoints and metrics.jsonl; None keeps everything in memory.
+        validation: held-out batches before `prepare`.
+        token_bytes: (V,) UTF-8 bytes of each token, for bits per byte.
+        stop_at_loss: end as soon as an evaluation is at or below this many nats per token.
+        title: shown at the progress bar.
+
+    Raises:
+        TrainingDiverged: see `GuardConfig`.
+        TrainingStopped: SIGINT or SIGTERM; a checkpoint was written first.
+    """
+    config = config or FitConfig()
+    keep_freed_memory()
+    accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=str(folder) if folder else None)
+    device, main = accelerator.device, accelerator.is_main_process
+    model.to(device)
+    body = anatomy.of(model)
+    dtype = training_dtype(config.precision)
+    ledger, guards = Ledger(), Guards(config.guards)
+    ema = Ema(model, config.ema) if config.ema else None
+    checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints) if folder else None
+    for group in optimizer.param_groups:
+        group.setdefault("peak_lr", group["lr"])
+
+    def load(step: int) -> list[Batch]:
+        raw = stream.batch(step, accelerator.process_index, micro_batches=config.micro_batches)
+        draws = torch.Generator().manual_seed(_mix(config.seed, step, accelerator.process_index))
+        return [objective.prepare(micro, draws) for micro in raw]
+
+    done = 0
+    if checkpoints and (newest := checkpoints.newest()):
+        done, values, extra = checkpoints.load(newest, model, optimizer)
+        ledger = Ledger.from_dict(values["ledger"])
+        guards.restore(values["guards"])
+        if ema:
+            ema.restore(extra)
+        say(f"  [dim]continuing {title} after step {done} of {steps}[/]")
+    if done > steps:
+        raise ConfigError(
+            f"{folder} holds a run of {done} steps", found=f"{steps} asked for", do="choose another folder"
+        )
+    log = MetricsLog(folder / "metrics.jsonl" if folder and main else None, resume_at=done)
+    if config.trackers:
+        accelerator.init_trackers(title)
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(fast_attention(body, device))
+        model.train()
+        first = load(min(done, steps - 1))
+        flops = _FlopsByLength(body, objective)
+        passes = (steps - done) * config.micro_batches
+        compiling = should_compile(config.compile, body, objective, first[0], passes=passes, dtype=dtype, folder=folder)
+        flops.of(first[0])
+        stack.enter_context(compiled_blocks(body, compiling))
+        step_module, prepared_optimizer = accelerator.prepare(_Step(body, objective), optimizer)
+        parameters = trainable(model, objective)
+        loader = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="pomona-batches"))
+        stopping = stack.enter_context(StopRequest())
+        bar = stack.enter_context(progress_bar("{task.fields[state]}"))
+        task = bar.add_task(title, total=steps, completed=done, state="")
+
+        quality: Quality | None = None
+        saved_at = time.monotonic()
+        upcoming = loader.submit(load, done)
+        while done < steps:
+            start = time.perf_counter()
+            micro_batches = upcoming.result()
+            if done + 1 < steps:
+                upcoming = loader.submit(load, done + 1)
+            factor = schedule(done)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            torch.manual_seed(_mix(config.seed, done, accelerator.process_index))
+
+            nats = _accumulate(accelerator, step_module, micro_batches, device, dtype)
+            targets = sum(count_targets(micro) for micro in micro_batches)
+            nats, targets = _over_ranks(accelerator, nats, targets)
+            norm = _scale_gradients(parameters, accelerator.num_processes / max(targets, 1), config.clip)
+            skipped = guards.admits(done + 1, nats / max(targets, 1), norm)
+            if skipped is None:
+                prepared_optimizer.step()
+                if ema:
+                    ema.update()
+            else:
+                ledger.skipped_steps += 1
+                warn(f"step {done + 1} skipped: {skipped}")
+            prepared_optimizer.zero_grad(set_to_none=True)
+            done += 1
+            ledger.steps = done
+
+            tokens = sum(micro["input_ids"].numel() for micro in micro_batches) * accelerator.num_processes
+            step_flops = sum(flops.of(micro) for micro in micro_batches) * accelerator.num_processes
+            seconds = time.perf_counter() - start
+            ledger.charge("train", flops=step_flops, seconds=seconds, tokens=tokens)
+            auxiliary = getattr(optimizer, "auxiliary_flops", None)
+            if auxiliary is not None:
+                ledger.charge("optimizer", flops=auxiliary())
+
+            if done % config.log_every == 0 or done in (1, steps):
+                byte_count = sum(
+                    count_bytes(micro["labels"], token_bytes) for micro in micro_batches if objective.is_likelihood
+                )
+                record = _record(ledger, nats / max(targets, 1), optimizer, norm, tokens / seconds)
+                record["bits_per_byte"] = bits_per_byte(nats / accelerator.num_processes, byte_count)
+                log.append(record)
+                accelerator.log({k: v for k, v in record.items() if v is not None}, step=done)
+                bar.update(task, state=_state(record))
+            bar.update(task, completed=done)
+
+            due = config.evaluate_every is not None and done % config.evaluate_every == 0
+            if validation and (due or done == steps):
+                with ema.applied() if ema else ExitStack():
+                    quality = evaluate(body, objective, validation, token_bytes=token_bytes, dtype=dtype, ledger=ledger)
+                log.append({**_position(ledger), "validation": quality.to_dict()})
+                if not console().is_terminal or done == steps:
+                    say(_line(title, done, steps, quality, tokens / seconds))
+                if stop_at_loss is not None and quality.nats_per_token <= stop_at_loss:
+                    break
+            if checkpoints and main and done < steps:
+                late = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
+                if late or stopping.received is not None:
+                    values = {"ledger": ledger.to_dict(), "guards": guards.state()}
+                    checkpoints.save(done, model, optimizer, values, ema.tensors() if ema else None)
+                    saved_at = time.monotonic()
+            if stopping.received is not None and done < steps:
+                error = TrainingStopped(
+                    f"{title} stopped after step {done} of {steps}",
+                    do="repeat the same command to continue from there"
+                    if checkpoints
+                    else "give the run a folder to make it resumable",
+                )
+                error.exit_code = stopping.exit_code
+                raise error
+        if ema:
+            ema.copy_to_model()
+    if config.trackers:
+        accelerator.end_training()
+    return Training(ledger, quality, log.records)
+
+
+class _Step(nn.Module):
+    """Model and objective as one module, so that DDP and FSDP see the whole forward pass."""
+
+    def __init__(self, body: Anatomy, objective: Objective) -> None:
+        super().__init__()
+        self.model = body.model
+        self.objective = objective
+        self._body = body
+
+    def forward(self, batch: Batch) -> Loss:
+        return self.objective(self._body, batch)
+
+
+class _FlopsByLength:
+    """FLOPs of a micro-batch, measured once for each sequence length."""
+
+    def __init__(self, body: Anatomy, objective: Objective) -> None:
+        self._body, self._objective = body, objective
+        self._known: dict[int, float] = {}
+
+    def of(self, batch: Batch) -> float:
+        rows, length = batch["input_ids"].shape
+        if length not in self._known:
+            self._known[length] = measure_flops(self._body, self._objective, batch)
+        return self._known[length] * rows
+
+
+def _accumulate(
+    accelerator: Accelerator,
+    step_module: nn.Module,
+    micro_batches: Sequence[Batch],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> float:
+    """Gradients of the summed loss of all micro-batches; returns that sum in nats."""
+    nats = 0.0
+    for index, micro in enumerate(micro_batches):
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in micro.items()}
+        last = index == len(micro_batches) - 1
+        with ExitStack() if last else accelerator.no_sync(step_module):
+            with autocast(device, dtype):
+                loss = step_module(batch)
+            accelerator.backward(loss.total)
+        nats += float(loss.total.detach())
+    return nats
+
+
+def _over_ranks(accelerator: Accelerator, nats: float, targets: int) -> tuple[float, int]:
+    if accelerator.num_processes == 1:
+        return nats, targets
+    sums = torch.tensor([nats, float(targets)], dtype=torch.float64, device=accelerator.device)
+    sums = accelerator.reduce(sums, reduction="sum")
+    return float(sums[0]), int(sums[1])
+
+
+def _scale_gradients(parameters: Sequence[nn.Parameter], scale: float, clip: float | None) -> float:
+    """Turn summed gradients into those of the mean and clip them, in one pass. Returns the norm before clipping."""
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(grads)) * scale
+    if clip is not None and norm > clip:
+        scale *= clip / norm
+    torch._foreach_mul_(grads, scale)
+    return norm
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers (the mixing of splitmix64): neighbours give unrelated seeds."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & (2**64 - 1)
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+def _position(ledger: Ledger) -> dict[str, Any]:
+    return {"step": ledger.steps, "tokens": ledger.tokens, "flops": ledger.flops, "seconds": round(ledger.seconds, 4)}
+
+
+def _record(ledger: Ledger, loss: float, optimizer: torch.optim.Optimizer, norm: float, rate: float) -> dict[str, Any]:
+    return {
+        **_position(ledger),
+        "loss": loss,
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "grad_norm": norm,
+        "tokens_per_second": round(rate, 1),
+    }
+
+
+def _state(record: dict[str, Any]) -> str:
+    bits = record["bits_per_byte"]
+    shown = f"loss {record['loss']:.3f}" + (f" · {bits:.3f} bits/byte" if bits is not None else "")
+    return f"{shown} · {record['tokens_per_second'] / 1000:.1f}k tokens/s"
+
+
+def _line(title: str, done: int, steps: int, quality: Quality, rate: float) -> str:
+    bits = f" ({quality.bits_per_byte:.3f} bits/byte)" if quality.bits_per_byte is not None else ""
+    return (
+        f"  {title}: step {done}/{steps}, held-out {quality.nats_per_token:.3f} nats/token{bits}, "
+        f"{rate / 1000:.1f}k tokens/s"
+    )
