@@ -1,0 +1,16 @@
+"""What a model is trained to do. An objective corrupts the text and computes the loss."""
+
+from __future__ import annotations
+
+from pomona.objectives.masked_lm import MaskedLm, MaskedLmConfig
+from pomona.objectives.next_token import NextToken, NextTokenConfig
+from pomona.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
+
+__all__ = [
+    "MaskedLm",
+    "MaskedLmConfig",
+    "NextToken",
+    "NextTokenConfig",
+    "SpanCorruption",
+    "SpanCorruptionConfig",
+]

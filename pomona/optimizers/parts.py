@@ -1,0 +1,107 @@
+"""Which parameters an optimizer treats how: matrices, embeddings, head, vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pomona.anatomy import Anatomy
+from pomona.ground.errors import UnsupportedModel
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The trainable parameters of a model, each once.
+
+    Args:
+        matrices: the linear maps inside the blocks, stored as (outputs, inputs).
+        transposed: those that are stored as (inputs, outputs).
+        embeddings: token, position and type tables; a tied head is among them.
+        head: what lies between hidden states and logits, unless it is tied.
+        vectors: norms and biases, and anything with fewer than two axes.
+    """
+
+    matrices: list[nn.Parameter]
+    transposed: list[nn.Parameter]
+    embeddings: list[nn.Parameter]
+    head: list[nn.Parameter]
+    vectors: list[nn.Parameter]
+
+
+def parts_of(body: Anatomy, method: str) -> Parts:
+    """Sort the trainable parameters of a model.
+
+    Raises:
+        UnsupportedModel: no matrix is trainable, so that the method would do nothing.
+    """
+    turned = {id(weight.parameter) for weight in body.weights() if weight.transposed}
+    matrices = {id(parameter) for _, parameter in body.matrices()}
+    tables = {id(p) for module in body.model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    parts = Parts([], [], [], [], [])
+    for parameter in body.model.parameters():
+        if not parameter.requires_grad:
+            continue
+        key = id(parameter)
+        if parameter.ndim < 2:
+            parts.vectors.append(parameter)
+        elif key in tables:
+            parts.embeddings.append(parameter)
+        elif key not in matrices or parameter.ndim != 2:
+            parts.head.append(parameter)
+        else:
+            (parts.transposed if key in turned else parts.matrices).append(parameter)
+    if not parts.matrices and not parts.transposed:
+        raise UnsupportedModel(
+            f"{method} finds no matrix to train in {type(body.model).__name__}",
+            needs="at least one trainable linear map inside the blocks",
+            found="all of them are frozen" if body.matrices() else "none",
+            do="set requires_grad on the blocks' weights",
+        )
+    return parts
+
+
+def rest_groups(
+    parts: Parts,
+    *,
+    learning_rate: float,
+    embedding_learning_rate: float | None,
+    head_learning_rate: float | None,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> list[dict[str, Any]]:
+    """Parameter groups, without the empty ones, of what is not a matrix: decay on tables and head, not on vectors."""
+    common = {"betas": betas, "eps": eps}
+    groups = [
+        ("embeddings", parts.embeddings, embedding_learning_rate or learning_rate, weight_decay),
+        ("head", parts.head, head_learning_rate or learning_rate, weight_decay),
+        ("vectors", parts.vectors, learning_rate, 0.0),
+    ]
+    return [
+        {"name": name, "params": params, "lr": rate, "weight_decay": decay, **common}
+        for name, params, rate, decay in groups
+        if params
+    ]
+
+
+def by_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters in batches of one shape, dtype and device."""
+    batches: dict[tuple[torch.Size, torch.dtype, torch.device], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        batches.setdefault((parameter.shape, parameter.dtype, parameter.device), []).append(parameter)
+    return list(batches.values())
+
+
+def in_chunks(parameters: list[nn.Parameter], elements: int) -> list[list[nn.Parameter]]:
+    """Batches of at most `elements` entries, or of one parameter."""
+    size = max(1, elements // parameters[0].numel())
+    return [parameters[start : start + size] for start in range(0, len(parameters), size)]
+
+
+def gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient of a parameter that has one."""
+    assert parameter.grad is not None
+    return parameter.grad
