@@ -27,9 +27,10 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 from rich.table import Table
 
-from pomona.ground.console import output, say
+from pomona.ground.console import output, say, warn
 from pomona.ground.files import write_json
 from pomona.ground.machine import machine
 
@@ -183,6 +184,36 @@ def run_fresh(contender: Contender) -> list[dict[str, Any]]:
         if worker.process.wait() != 0:
             worker.expect("end")  # raises, with what it printed
     return events
+
+
+class Quiet:
+    """How much of the machine others used while the block ran: a measurement is worth keeping only when it is little.
+
+    `others` and `stolen` are shares of all cores' time: by processes that are not ours, and by the hypervisor.
+    """
+
+    def __enter__(self) -> Self:
+        self._before = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        total, busy, own, stolen = (after - before for after, before in zip(self._now(), self._before, strict=True))
+        self.others = round(max(0.0, busy - own) / max(total, 1e-9), 3)
+        self.stolen = round(stolen / max(total, 1e-9), 3)
+        if self.others + self.stolen > 0.03:
+            warn(f"not a quiet machine: others used {self.others:.0%} of it, {self.stolen:.0%} was stolen")
+
+    @staticmethod
+    def _now() -> tuple[float, float, float, float]:
+        """All cores' seconds, the busy ones, ours (children that have ended included), the stolen ones."""
+        times, own = psutil.cpu_times(), os.times()
+        stolen = getattr(times, "steal", 0.0)
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        return total, total - idle - stolen, own.user + own.system + own.children_user + own.children_system, stolen
+
+    def facts(self) -> dict[str, float]:
+        return {"others": self.others, "stolen": self.stolen}
 
 
 # ---------------------------------------------------------------- numbers
