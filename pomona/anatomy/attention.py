@@ -1,8 +1,4 @@
-"""Attention kernels behind transformers' AttentionInterface, chosen per model by `use_attention`.
-
-"explicit" is the textbook computation (scores, softmax, weighted values) as three batched products. On a processor, at
-the sequence lengths of small-model training, it is faster than the fused kernel, which cannot use bf16 there.
-"""
+"""The attention kernel of a model, chosen by `use_attention` through transformers' AttentionInterface."""
 
 from __future__ import annotations
 
@@ -15,13 +11,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from pomona.anatomy.explicit import explicit_attention, hidden_keys
 from pomona.ground.errors import ConfigError, UnsupportedModel, did_you_mean
 
 Kernel = Literal["explicit", "model"]
 
 EXPLICIT = "pomona_explicit"
-LONGEST_EXPLICIT = 1024
-"""Tokens above which the fused kernel takes over: scores of a longer sequence would not stay in the cache."""
+LONGEST_EXPLICIT = 2048
+"""Tokens above which the fused kernel takes over: the kept probabilities grow with the square of the length."""
 
 
 class use_attention:
@@ -29,7 +26,8 @@ class use_attention:
 
     Args:
         model: a transformers model.
-        kernel: "explicit", or "model" for the kernel that transformers would choose by itself.
+        kernel: "explicit" (fast on a processor up to `LONGEST_EXPLICIT` tokens; elsewhere it calls the fused kernel),
+            or "model" for the kernel that transformers would choose by itself.
     Raises:
         UnsupportedModel: the model's attention does not go through transformers' AttentionInterface.
     """
@@ -58,47 +56,15 @@ class use_attention:
         self.model.set_attn_implementation(self.before)
 
 
-def explicit_attention(
-    query_BNTH: Tensor,
-    key_BNSH: Tensor,
-    value_BNSH: Tensor,
-    mask: Tensor | None,
-    *,
-    scaling: float,
-    dropout: float = 0.0,
-) -> Tensor:
-    """softmax(scaling * Q K^T + mask) V as batched products; (B, N, T, H), differentiable.
-
-    Args:
-        mask: None, or additive in the dtype of the scores and broadcastable to (B, N, T, S).
-        dropout: probability with which an attention probability is dropped.
-    """
-    batch, heads, queries, _ = query_BNTH.shape
-    keys = key_BNSH.shape[2]
-    query = query_BNTH.reshape(batch * heads, queries, -1)
-    key = key_BNSH.reshape(batch * heads, keys, -1)
-    value = value_BNSH.reshape(batch * heads, keys, -1)
-    if mask is None:
-        scores = torch.bmm(query * scaling, key.transpose(1, 2))
-    elif mask.dim() == 2:
-        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=scaling)
-    else:
-        scores = torch.bmm(query * scaling, key.transpose(1, 2)).view(batch, heads, queries, keys) + mask
-        scores = scores.view(batch * heads, queries, keys)
-    # The processor's softmax computes in float32 and rounds once, whatever the dtype of the scores.
-    probabilities = torch.softmax(scores, dim=-1)
-    if dropout > 0.0:
-        probabilities = nn.functional.dropout(probabilities, p=dropout)
-    return torch.bmm(probabilities, value).view(batch, heads, queries, -1)
+def additive(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask in the form that is added to scores: bool (True where seen) or float, in the dtype of `like`."""
+    lowest = torch.finfo(like.dtype).min
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, lowest)
+    return mask if mask.dtype == like.dtype else mask.to(like.dtype).clamp_min(lowest)
 
 
-def causal_mask(queries: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(T, S) additive mask, 0 where a query sees a key and the lowest number elsewhere; the last query sees all."""
-    lowest = torch.finfo(dtype).min
-    return torch.full((queries, keys), lowest, dtype=dtype, device=device).triu(keys - queries + 1)
-
-
-def _forward(
+def _attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -110,9 +76,9 @@ def _forward(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The kernel in the form that transformers calls: (B, N, T, H) in, (B, T, N, H) out."""
+    """The kernel in the form that transformers calls: (B, N, T, H) and (B, K, S, H) in, (B, T, N, H) out."""
     queries, keys = query.shape[2], key.shape[2]
-    if query.device.type != "cpu" or queries > LONGEST_EXPLICIT or keys > LONGEST_EXPLICIT or "softcap" in kwargs:
+    if query.device.type != "cpu" or queries == 1 or max(queries, keys) > LONGEST_EXPLICIT or kwargs.get("softcap"):
         result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module,
             query,
@@ -126,25 +92,37 @@ def _forward(
             **kwargs,
         )
         return result
+    if torch.is_autocast_enabled("cpu"):
+        # As autocast does for the fused kernel; the backward pass runs outside of autocast.
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
         value = value[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
-    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    if attention_mask is None:
-        mask = causal_mask(queries, keys, query.dtype, query.device) if causal and queries > 1 else None
-    elif attention_mask.dtype == torch.bool:
-        lowest = torch.finfo(query.dtype).min
-        mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, lowest)
-    else:
-        mask = attention_mask.to(query.dtype)
+    causal = bool(is_causal if is_causal is not None else getattr(module, "is_causal", True)) and attention_mask is None
+    if causal and keys > queries:
+        # A static cache before its first token: only the first keys are filled, as the fused kernel has it.
+        key, value, keys = key[:, :, :queries], value[:, :, :queries], queries
+    mask = None if attention_mask is None else additive(attention_mask, query)
+    if mask is not None and mask.shape[-1] > keys:
+        mask = mask[..., :keys]
     if position_bias is not None:
-        bias = position_bias.to(query.dtype)
+        bias = position_bias[..., :keys].to(query.dtype)
+        if causal:
+            mask, causal = hidden_keys(queries, keys, 0, query), False
         mask = bias if mask is None else bias + mask
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = explicit_attention(query, key, value, mask, scaling=scale, dropout=dropout if module.training else 0.0)
+    out = explicit_attention(
+        query,
+        key,
+        value,
+        mask,
+        causal=causal,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        dropout=dropout if module.training else 0.0,
+    )
     return out.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(EXPLICIT, _forward)
+AttentionInterface.register(EXPLICIT, _attend)
 AttentionMaskInterface.register(EXPLICIT, sdpa_mask)
