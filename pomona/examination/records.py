@@ -34,13 +34,12 @@ class StageRecord:
         name: as the recipe calls it, shown to the reader ("small", "grown").
         kind: the verb: corpus, tokenizer, pretrain, continue, grow, quantize, export, examine. `grow` and
             `quantize` are marked in the curves.
-        ledger: `Ledger.to_dict()` of this stage alone: `tokens`, `flops`, `seconds`, `steps`,
-            `peak_memory_bytes`. `flops`, `seconds` and `tokens` are numbers or mappings {purpose: number}; the
-            purposes in `ASIDE` are kept apart. Absent entries count as zero.
+        ledger: `Ledger.to_dict()` of this stage alone: `purposes` ({purpose: {flops, seconds, tokens}}),
+            `steps`, `peak_memory_bytes`. The purposes in `ASIDE` are kept apart. Absent entries count as zero.
         metrics: the lines of this stage's metrics.jsonl, in order. `tokens`, `flops` and `seconds` are counted
             from the start of *this stage* and without the purposes in `ASIDE`; what came before is added here.
-            Read are `{step, tokens, flops, seconds, loss}` (loss: nats per token of the training batch) and
-            `{..., validation: {nats_per_token, bits_per_byte}}`; everything else is ignored.
+            Read are `{step, tokens, flops, seconds, loss, bits_per_byte}` (of the training batch; loss in nats per
+            token) and `{..., validation: {nats_per_token, bits_per_byte}}`; everything else is ignored.
         facts: what else is known about the result. Read when present:
             `parameters` (int, after the stage), `quality` ({nats_per_token, bits_per_byte, accuracy} after the
             stage; otherwise the last validation of `metrics` is taken), `note` (one line for the table, such as
