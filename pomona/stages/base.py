@@ -78,7 +78,7 @@ class Artefact:
         verb, kind: of that stage, and of what it made.
         folder: where it lies.
         hash: of the configuration and of all inputs.
-        facts: what the stage said about it, from the manifest.
+        facts: what the stage said about it, from the manifest; how it was made is under `stage`.
         parents: its inputs, by field.
     """
 
@@ -217,7 +217,8 @@ class Stage(Config):
     def identity(self) -> dict[str, Any]:
         """What distinguishes this stage's result from another's, besides its inputs."""
         values: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        for key in ("name", "seed", *(need.field for need in self.needs())):
+        own_seed = ("seed",) if self.seeded else ()
+        for key in ("name", *own_seed, *(need.field for need in self.needs())):
             values.pop(key, None)
         for key in self.silent:
             *path, last = key.split(".")

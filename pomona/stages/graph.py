@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pomona.ground.errors import Problem, did_you_mean
+from pomona.ground.errors import PomonaError, Problem, did_you_mean
 from pomona.ground.files import MANIFEST, content_hash, file_hash, read_manifest
 from pomona.stages.base import ArtefactKind, Need, Stage
 
@@ -62,7 +62,12 @@ def wire(stages: Sequence[Stage], labels: Sequence[str], seed: int, report: Call
         own_seed = getattr(stage, "seed", None)
         node = Node(index, label, stage, seed if own_seed is None else own_seed)
         inputs = {need.field: _sources(need, nodes, labels[index:], report(index)) for need in stage.needs()}
-        nodes.append(finished(Node(node.index, label, stage, node.seed, inputs)))
+        node = Node(index, label, stage, node.seed, inputs)
+        try:
+            nodes.append(finished(node))
+        except PomonaError as error:  # a source that is not there
+            report(index)("", str(error), "")
+            nodes.append(node)
     return nodes
 
 
@@ -86,17 +91,19 @@ def outside(path: Path, kind: ArtefactKind) -> Outside | Problem:
     """A folder as an input, or what is wrong with it."""
     if not path.is_dir():
         return Problem("", f"there is no folder {path}", "give the name of an earlier stage, or a folder")
-    if (path / MANIFEST).is_file():
-        facts = read_manifest(path)
-        made = facts.get("kind")
-        if made is not None and made != kind and not (kind == "model" and made == "export"):
-            return Problem("", f"{path} holds a {made}, not a {kind}")
-        if "hash" in facts:
-            return Outside(path, kind, str(facts.get("name", path.name)), str(facts["hash"]))
+    if made := made_by(path):
+        if made["kind"] != kind and not (kind == "model" and made["kind"] == "export"):
+            return Problem("", f"{path} holds a {made['kind']}, not a {kind}")
+        return Outside(path, kind, str(made["name"]), str(made["hash"]))
     if kind == "model" and not (path / "config.json").is_file():
         return Problem("", f"{path} is not a model", "a model folder holds config.json and *.safetensors")
     files = {file.relative_to(path).as_posix(): file_hash(file) for file in sorted(path.rglob("*")) if file.is_file()}
     return Outside(path, kind, path.name, content_hash(files))
+
+
+def made_by(folder: Path) -> dict[str, Any]:
+    """How a stage made this folder: verb, kind, name, hash, values ...; empty for folders from elsewhere."""
+    return dict(read_manifest(folder).get("stage", {})) if (folder / MANIFEST).is_file() else {}
 
 
 def _sources(need: Need, nodes: Sequence[Node], later: Sequence[str], report: Report) -> tuple[Node | Outside, ...]:

@@ -64,8 +64,11 @@ def show(plan: Plan, header: Header | None, folder: Path) -> None:
         if any(expected):
             say(f"[dim]expected: {', '.join(part for part in expected if part)}[/]")
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("stage", "", "tokens", "parameters", "FLOPs", "time here", ""):
-        table.add_column(title, justify="right" if title in ("tokens", "parameters", "FLOPs", "time here") else "left")
+    for title in ("stage", ""):
+        table.add_column(title, no_wrap=True)
+    for title in ("tokens", "parameters", "FLOPs", "time here"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
     for entry in plan.entries:
         stage, forecast = entry.node.stage, entry.forecast
         what = stage.verb if entry.node.label != stage.verb else ""
@@ -85,7 +88,7 @@ def show(plan: Plan, header: Header | None, folder: Path) -> None:
     known = sum(entry.seconds or 0.0 for entry in todo)
     unknown = [entry.node.label for entry in todo if entry.seconds is None]
     if todo:
-        rest = f", and {', '.join(unknown)}" if unknown else ""
+        rest = f", besides {' and '.join(unknown)}" if unknown else ""
         say(f"[dim]about {duration(known)} on this machine{rest}; into {folder}[/]")
 
 

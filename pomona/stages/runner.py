@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from pomona.ground.config import problems_of
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, Problem
-from pomona.ground.files import read_manifest, write_json
+from pomona.ground.files import write_json
 from pomona.stages.base import Artefact, Job, Stage
-from pomona.stages.graph import Node, wire
+from pomona.stages.graph import Node, made_by, wire
 from pomona.stages.plan import Plan, make_plan, show
 from pomona.stages.recipe import Header, Recipe, Source, flat_paths, load
 from pomona.stages.store import Store
@@ -101,9 +101,9 @@ def call(verb: str, values: Mapping[str, Any], out: str | Path, *, dashes: bool 
     store = Store(target.with_name(f"{target.name}.work"), fixed=target)
     plan = make_plan(nodes, store, lambda node: lambda key, what, do: problems.append(_at(verb, key, what, do)))
     source.refuse(located(problems), f"{verb} cannot start")
-    if target.exists() and any(target.iterdir()) and store.find(nodes[0]).state != "made":
-        made = (target / "MANIFEST.json").is_file() and "hash" in read_manifest(target)
-        if not (made and store.find(nodes[0]).wrong):
+    if target.exists() and any(target.iterdir()):
+        found = store.find(nodes[0])
+        if found.state != "made" and not (made_by(target) and found.wrong):
             raise ConfigError(f"{target} holds something else already", do="choose another --out, or remove the folder")
     plan.measure()
     show(plan, None, target)
@@ -163,18 +163,18 @@ def make(node: Node, store: Store, recipe: Recipe, finished: Sequence[Artefact])
         made = node.stage.make(job)
         if made.ledger is not None:
             write_json(part / "ledger.json", made.ledger.to_dict())
-        facts.update(
-            stage=node.stage.verb,
-            kind=node.stage.makes,
-            name=node.label,
-            hash=node.hash,
-            seed=node.seed,
-            values=node.stage.model_dump(mode="json", by_alias=True),
-            inputs={name: [each.hash for each in sources] for name, sources in node.inputs.items()},
-            versions=versions(),
-            seconds=round(time.perf_counter() - start, 3),
-            **made.facts,
-        )
+        facts.update(made.facts)
+        facts["stage"] = {
+            "verb": node.stage.verb,
+            "kind": node.stage.makes,
+            "name": node.label,
+            "hash": node.hash,
+            "seed": node.seed,
+            "values": node.stage.model_dump(mode="json", by_alias=True),
+            "inputs": {name: [each.hash for each in sources] for name, sources in node.inputs.items()},
+            "versions": versions(),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
     return store.artefact(node, store.place(node))
 
 

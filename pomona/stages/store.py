@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pomona.ground.files import atomic_folder, clear_partial, damage, folder_lock, read_manifest, storage_errors
+from pomona.ground.files import (
+    MANIFEST,
+    atomic_folder,
+    clear_partial,
+    damage,
+    folder_lock,
+    read_manifest,
+    storage_errors,
+)
 from pomona.stages.base import Artefact
-from pomona.stages.graph import Node, Outside
+from pomona.stages.graph import Node, Outside, made_by
 
 State = Literal["made", "damaged", "absent"]
 
@@ -53,7 +61,7 @@ class Store:
         own = self.place(node)
         if self.fixed is not None:
             wrong = self._damage(own)
-            same = not wrong and read_manifest(own).get("hash") == node.hash
+            same = not wrong and made_by(own).get("hash") == node.hash
             return Found("made" if same else "absent" if not own.exists() else "damaged", own, wrong)
         places = [own, *sorted(self.folder.glob(f"[0-9]*-{node.hash}"))]
         places += sorted(self.folder.parent.glob(f"*/[0-9]*-{node.hash}"))
@@ -106,6 +114,6 @@ class Store:
 
 def outside_artefact(source: Outside) -> Artefact:
     """A folder from elsewhere as an artefact."""
-    manifest = source.folder / "MANIFEST.json"
-    facts = read_manifest(source.folder) if manifest.is_file() else {}
-    return Artefact(source.name, str(facts.get("stage", "outside")), source.kind, source.folder, source.hash, facts)
+    facts = read_manifest(source.folder) if (source.folder / MANIFEST).is_file() else {}
+    verb = str(made_by(source.folder).get("verb", "outside"))
+    return Artefact(source.name, verb, source.kind, source.folder, source.hash, facts)

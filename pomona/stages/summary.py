@@ -14,8 +14,10 @@ def summarize(artefacts: Sequence[Artefact]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("stage", "tokens", "FLOPs", "seconds", "held-out bits/byte", "change", ""):
-        table.add_column(title, justify="left" if title in ("stage", "") else "right")
+    table.add_column("stage", no_wrap=True)
+    for title in ("tokens", "FLOPs", "time", "bits/byte", "change"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
     for artefact in artefacts:
         ledger = artefact.ledger()
         tokens = ledger.get("purposes", {}).get("train", {}).get("tokens")
@@ -25,7 +27,7 @@ def summarize(artefacts: Sequence[Artefact]) -> None:
             artefact.name,
             count(tokens),
             count(ledger_flops(ledger) or None),
-            duration(artefact.facts.get("seconds")),
+            duration(artefact.facts["stage"]["seconds"]),
             "" if bits is None else f"{bits:.3f}",
             change,
             f"[dim]{artefact.facts.get('note', '')}[/]",

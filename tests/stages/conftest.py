@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import fake_stages
 import pytest
 
 from pomona.stages import verbs
+from tests.stages import fake_stages
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stages import STOP
 
 from pomona.ground.errors import ConfigError, FolderBusy, TrainingStopped
 from pomona.ground.files import folder_lock, is_intact
 from pomona.stages import call, run
+from tests.stages.fake_stages import STOP
 
 
 def field(**tend: Any) -> dict[str, Any]:

@@ -1,0 +1,5 @@
+"""`python -m pomona` and `torchrun -m pomona`."""
+
+from pomona.cli.main import main
+
+main()

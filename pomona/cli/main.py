@@ -1,0 +1,141 @@
+"""`pomona`: run recipes and single stages, list methods, look at data, generate text."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from pomona.cli.options import command_for
+from pomona.ground.console import console, output
+from pomona.ground.errors import PomonaError
+from pomona.stages import VERBS
+
+app = typer.Typer(
+    name="pomona",
+    help="The whole life of a pre-trained transformer under a compute budget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Look at data before anything is made of them.", no_args_is_help=True)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from pomona import __version__
+
+        output().print(f"pomona {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Change a value of the recipe; may be repeated."),
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where runs lie.")] = "runs",
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Check and print the plan; make nothing.")] = False,
+) -> None:
+    """Run a recipe. Stages that are made already are reused; an interrupted run continues."""
+    from pomona.stages import run as run_recipe
+
+    run_recipe(recipe, set_ or (), out=out, plan_only=plan_only)
+
+
+def _stage(verb: str, values: dict[str, Any], out: str) -> None:
+    from pomona.stages import call
+
+    artefact = call(verb, values, out, dashes=True)
+    note = artefact.facts.get("note")
+    console().print(f"[bold]{artefact.folder}[/]" + (f": {note}" if note else ""))
+
+
+for _verb in VERBS:
+    if _verb != "report":  # a report needs the whole run
+        app.command(
+            _verb, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, rich_help_panel="Stages"
+        )(command_for(_verb, _stage))
+
+
+@app.command(rich_help_panel="Look")
+def methods(
+    slug: Annotated[str | None, typer.Argument(help="Print this method's card.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
+) -> None:
+    """List the methods, or print the card of one."""
+    from pomona.cli.show import print_card, print_methods
+
+    if slug is not None:
+        print_card(slug)
+    else:
+        print_methods(kind)
+
+
+@app.command(rich_help_panel="Look")
+def recipes() -> None:
+    """List the recipes that come with pomona."""
+    from pomona.cli.show import print_recipes
+
+    print_recipes()
+
+
+@data.command()
+def inspect(
+    source: Annotated[str, typer.Argument(help="env:docs, env:code, env:pairs, hub:NAME, a file, a folder or a glob.")],
+    text: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
+    documents: Annotated[int, typer.Option(help="How many documents to show.")] = 3,
+) -> None:
+    """Show what a source holds: its parts, its first documents, and what is known about them."""
+    from pomona.cli.show import print_source
+
+    print_source(source, text, documents)
+
+
+app.add_typer(data, name="data", rich_help_panel="Look")
+
+
+@app.command(rich_help_panel="Use")
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, dense or 4-bit.")],
+    prompt: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="Text to continue.")],
+    tokens: Annotated[int, typer.Option(help="How many new tokens, at most.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Choose among so many tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Choose among tokens of this total probability.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choices.")] = 0,
+) -> None:
+    """Continue a text."""
+    from pomona.cli.writing import write_on
+
+    write_on(model, prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+
+
+def main() -> None:
+    """The entry point: errors with a remedy are printed without a traceback, with their exit code."""
+    for name in ("torchao", "torch.utils._pytree"):  # what they say while transformers imports them is of no use here
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        app()
+    except PomonaError as error:
+        console().print(Text.assemble((type(error).__name__, "red"), f": {error}"), soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""`examine`: quality, size, speed and samples of several models, on the same held-out text."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import PositiveInt
+
+from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
+
+
+class ExamineStage(Stage):
+    """Measure models on the same held-out text: quality, size, decode speed, samples."""
+
+    verb = "examine"
+    makes: ClassVar[ArtefactKind] = "examination"
+
+    models: tuple[str, ...] = ()
+    """Names of stages, or folders. Default: every model that no later stage trains on."""
+    data: str | None = None
+    """The tokens whose held-out part is used: name of a stage, or a folder."""
+    tokens: PositiveInt = 131_072
+    """Held-out tokens."""
+    seq_length: PositiveInt = 256
+    """Tokens per sequence."""
+    decode_tokens: PositiveInt = 128
+    """Tokens that are written to measure the speed."""
+    prompts: tuple[str, ...] = ("The", "This function returns", "To install the package,")
+    """Texts that every model continues."""
+
+    def needs(self) -> tuple[Need, ...]:
+        return (
+            Need("models", "model", self.models, default="ends"),
+            Need("data", "tokens", (self.data,) if self.data else ()),
+        )
+
+    def plan(self, view: View) -> Forecast:
+        if not view.all("models"):
+            view.problem("models", "there is no model to examine")
+        flops = 0.0
+        for forecast in view.all("models"):
+            if (model := forecast.known.get("model")) is not None:
+                from pomona import anatomy
+
+                flops += self.tokens * anatomy.of(model).flops_per_token(self.seq_length, training=False)
+        return Forecast(
+            tokens=self.tokens * len(view.all("models")), flops=flops, note=f"{len(view.all('models'))} models"
+        )
+
+    def seconds(self, view: View, forecast: Forecast) -> float | None:
+        from pomona.ground.machine import matmul_rate
+
+        return (
+            None if forecast.flops is None else 5.0 * len(view.all("models")) + forecast.flops / (0.3 * matmul_rate())
+        )
+
+    def make(self, job: Job) -> Made:
+        from pomona.stages.measuring import examine
+
+        return examine(self, job)

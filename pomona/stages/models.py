@@ -1,0 +1,186 @@
+"""Models as folders: made from a description, loaded without running foreign code, saved in Hugging Face's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from pomona.ground.config import MethodConfig
+from pomona.ground.errors import ConfigError, DataError, PomonaError, UnsafeFile, did_you_mean
+from pomona.ground.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from pomona.stages.base import View
+
+HEADS = {
+    "next-token": transformers.AutoModelForCausalLM,
+    "masked-lm": transformers.AutoModelForMaskedLM,
+    "span-corruption": transformers.AutoModelForSeq2SeqLM,
+}
+"""The head that each objective trains; other objectives train a causal one."""
+NEEDS = {
+    "next-token": ("causal", "head"),
+    "masked-lm": ("bidirectional", "head"),
+    "span-corruption": ("encoder_decoder", "head"),
+}
+"""Capabilities that each objective asks of a model."""
+
+
+def config_from(description: Mapping[str, Any], vocab_size: int | None = None) -> PretrainedConfig:
+    """A model's configuration from `{shape: llama, hidden_size: 256, ...}`: any field that transformers knows.
+
+    Args:
+        description: `shape` (or `model_type`) and fields of that configuration.
+        vocab_size: where the description has none.
+
+    Raises:
+        ConfigError: the shape or a field is unknown, or transformers refuses a value.
+    """
+    fields = dict(description)
+    shape = fields.pop("shape", None) or fields.pop("model_type", None)
+    if not isinstance(shape, str):
+        raise ConfigError("a model needs a shape", where="shape", do="for example shape: llama")
+    if shape not in transformers.CONFIG_MAPPING:
+        near = did_you_mean(shape, transformers.CONFIG_MAPPING)
+        raise ConfigError(f"unknown shape {shape!r}", where="shape", do=near)
+    default = AutoConfig.for_model(shape)
+    known = {*default.to_dict(), *default.attribute_map}
+    for name in fields:
+        if name not in known:
+            raise ConfigError(f"{shape} has no field {name!r}", where=name, do=did_you_mean(name, known))
+    if vocab_size is not None:
+        fields.setdefault("vocab_size", vocab_size)
+    try:
+        return AutoConfig.for_model(shape, **fields)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"not a valid {shape}", found=str(error).strip()) from error
+
+
+def create(
+    config: PretrainedConfig, objective: MethodConfig, *, seed: int = 0, on_meta_device: bool = False
+) -> PreTrainedModel:
+    """A new model, initialised as transformers does it, from `seed` alone; float32.
+
+    Args:
+        on_meta_device: shapes only, without memory: for plans.
+    """
+    head = HEADS.get(objective.method, transformers.AutoModelForCausalLM)
+    if type(config) not in head._model_mapping:
+        raise ConfigError(
+            f"{config.model_type} cannot be trained with {objective.method}",
+            needs=f"a model that {head.__name__} makes",
+            do="choose another objective or another shape",
+        )
+    with torch.random.fork_rng(), torch.device("meta") if on_meta_device else nullcontext():
+        torch.manual_seed(seed)
+        model: PreTrainedModel = head.from_config(config, dtype=torch.float32)
+    return model
+
+
+def shadow(folder: Path) -> PreTrainedModel:
+    """A model folder's model on the meta device: shapes only."""
+    config = _config_of(folder)
+    with torch.device("meta"):
+        model: PreTrainedModel = _class_of(config, folder)._from_config(config)
+    return model
+
+
+def expected(view: View, need: str) -> PreTrainedModel | None:
+    """The model of an input on the meta device, made or not; None (and a problem) where it cannot be known."""
+    model: PreTrainedModel | None = view.known(need, "model")
+    folder: Path | None = view.known(need, "folder")
+    if model is not None or folder is None:
+        return model
+    try:
+        return shadow(folder)
+    except PomonaError as error:
+        view.problem(need, error.what, error.do or error.found or "")
+        return None
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """Load a model folder in float32. Raises `UnsafeFile` for pickles and remote code."""
+    config = _config_of(folder)
+    if not any(folder.glob("*.safetensors")):
+        pickles = [file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern)]
+        if pickles:
+            raise UnsafeFile(
+                f"{folder} holds its weights as a pickle",
+                needs="*.safetensors",
+                found=", ".join(pickles),
+                do="convert it first, where you trust it: load it with transformers and save_pretrained it",
+            )
+        raise DataError(f"{folder} holds no weights", needs="*.safetensors")
+    with _without_bars():
+        model: PreTrainedModel = _class_of(config, folder).from_pretrained(
+            folder, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+    return model
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or the hub; remote code is never run."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"there is no tokenizer {str(name)!r}", found=str(error).strip().partition("\n")[0]) from error
+    return tokenizer
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that transformers loads without pomona."""
+    with _without_bars():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the configuration name the tokenizer's special tokens."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for every folder."""
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _config_of(folder: Path) -> PretrainedConfig:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise DataError(f"{folder} is not a model", needs="config.json", found="none")
+    values = read_json(file)
+    if "auto_map" in values:
+        raise UnsafeFile(
+            f"{folder} brings its own code", found=f"auto_map in {file}", do="use a model whose code transformers has"
+        )
+    if values.get("model_type") not in transformers.CONFIG_MAPPING:
+        raise DataError(f"transformers does not know this model_type: {values.get('model_type')!r}", where=str(file))
+    config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return config
+
+
+def _class_of(config: PretrainedConfig, folder: Path) -> Any:
+    names = config.architectures or []
+    found = getattr(transformers, names[0], None) if names else None
+    if found is None:
+        raise DataError(
+            f"{folder} does not say which model it is", needs="architectures in config.json", found=str(names)
+        )
+    return found

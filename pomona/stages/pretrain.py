@@ -1,0 +1,59 @@
+"""`pretrain`: a new model, trained from scratch (or a model folder, trained on)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pomona.ground.errors import PomonaError
+from pomona.stages.base import Forecast, Job, Made, Need, View
+from pomona.stages.training import TrainingStage
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+class PretrainStage(TrainingStage):
+    """Train a new model from scratch."""
+
+    verb = "pretrain"
+
+    model: dict[str, Any] | str = Field(union_mode="left_to_right")
+    """A description, `{shape: llama, hidden_size: 256, ...}` with any field of that configuration, or a folder."""
+
+    def needs(self) -> tuple[Need, ...]:
+        folder = (Need("model", "model", (self.model,)),) if isinstance(self.model, str) else ()
+        return (*super().needs(), *folder)
+
+    def plan(self, view: View) -> Forecast:
+        from pomona.stages import models
+
+        try:
+            if isinstance(self.model, str):
+                return self.forecast(view, models.expected(view, "model"))
+            config = self._config(view.known("data", "vocab_size"))
+            return self.forecast(view, models.create(config, self.objective, on_meta_device=True))
+        except PomonaError as error:
+            key = f"model.{error.where}" if error.where and isinstance(self.model, dict) else "model"
+            view.problem(key, error.what, error.do or error.found or "")
+            return Forecast()
+
+    def make(self, job: Job) -> Made:
+        from pomona.data import Tokens
+        from pomona.stages import models
+        from pomona.stages.train import train
+
+        if isinstance(self.model, str):
+            source = job.input("model")
+            return train(self, job, models.load(source.folder), dict(source.facts))
+        tokens = Tokens.open(job.input("data").folder)
+        config = self._config(tokens.vocab_size)
+        models.adopt_special_tokens(config, tokens.tokenizer)
+        return train(self, job, models.create(config, self.objective, seed=job.seed))
+
+    def _config(self, vocab_size: int | None) -> PretrainedConfig:
+        from pomona.stages import models
+
+        assert isinstance(self.model, dict)
+        return models.config_from(self.model, vocab_size)

@@ -1,0 +1,139 @@
+"""`quantize`: store the weights of a model in few bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from pomona.catalog import Quantization
+from pomona.ground.errors import PomonaError
+from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
+
+if TYPE_CHECKING:
+    from pomona.data import Tokens
+    from pomona.engine import Batch
+
+
+class QuantizeStage(Stage):
+    """Store the weights of a model in few bits, as a folder that transformers loads without pomona."""
+
+    verb = "quantize"
+    makes: ClassVar[ArtefactKind] = "model"
+    flat = "method"
+    seeded = True
+
+    from_: str | None = Field(default=None, alias="from")
+    """The model: name of a stage, or a folder."""
+    data: str | None = None
+    """The tokens to calibrate on: name of a stage, or a folder."""
+    calibration_tokens: PositiveInt = 32_768
+    """Training tokens whose activations the method sees."""
+    seq_length: PositiveInt = 256
+    """Tokens per calibration sequence."""
+    validation_tokens: PositiveInt = 65_536
+    """Held-out tokens on which the result is evaluated."""
+    method: Quantization = Field(default="gptq", validate_default=True)
+    """How weights are rounded; the method's own parameters (bits, group_size ...) stand beside it."""
+    seed: NonNegativeInt | None = None
+    """Seed of the choice of calibration sequences. Default: the recipe's."""
+
+    def needs(self) -> tuple[Need, ...]:
+        return (
+            Need("from", "model", (self.from_,) if self.from_ else ()),
+            Need("data", "tokens", (self.data,) if self.data else ()),
+        )
+
+    def plan(self, view: View) -> Forecast:
+        from pomona import anatomy
+        from pomona.stages import models
+
+        model = models.expected(view, "from")
+        if model is None:
+            return Forecast()
+        try:
+            body = anatomy.of(model)
+        except PomonaError as error:
+            view.problem("from", str(error))
+            return Forecast()
+        check = getattr(self.method, "check", None)
+        if check is not None:
+            try:
+                check(body)
+            except PomonaError as error:
+                view.problem("method", str(error))
+        if body.max_positions is not None and self.seq_length > body.max_positions:
+            view.problem(
+                "seq_length", f"{self.seq_length} tokens are more than the model's {body.max_positions} positions"
+            )
+        values = self.method.model_dump()
+        note = f"{self.method.method}, {values.get('bits')} bits, groups of {values.get('group_size')}"
+        flops = self.calibration_tokens * body.flops_per_token(self.seq_length, training=False)
+        return Forecast(
+            tokens=self.calibration_tokens,
+            parameters=body.parameter_count(),
+            flops=2 * flops,
+            note=note,
+            known={"model": model},
+        )
+
+    def seconds(self, view: View, forecast: Forecast) -> float | None:
+        from pomona.ground.machine import matmul_rate
+
+        if forecast.flops is None or forecast.parameters is None:
+            return None
+        return 2.0 + forecast.flops / (0.2 * matmul_rate()) + forecast.parameters / 4e6
+
+    def make(self, job: Job) -> Made:
+        import torch
+
+        from pomona import anatomy
+        from pomona.data import Tokens, validation_batches
+        from pomona.engine import Ledger, evaluate
+        from pomona.engine.speed import training_dtype
+        from pomona.objectives import NextToken
+        from pomona.quantization.export import save_compressed
+        from pomona.stages import models
+
+        source, tokens = job.input("from"), Tokens.open(job.input("data").folder)
+        model = models.load(source.folder)
+        tokens.require_vocabulary(model.config.vocab_size)
+        ledger = Ledger()
+        model.eval()
+        report = self.method.apply_(model, self._calibration(tokens, job.seed))  # type: ignore[attr-defined]
+        ledger.charge("calibrate", flops=report.flops, seconds=report.seconds, tokens=self.calibration_tokens)
+        save_compressed(model, report, job.folder)
+        tokens.tokenizer.save_pretrained(job.folder)
+        body = anatomy.of(model)
+        quality = None
+        if tokens.validation.count > self.seq_length:
+            held_out = validation_batches(
+                tokens.validation, batch_size=16, seq_length=self.seq_length, limit_tokens=self.validation_tokens
+            )
+            quality = evaluate(
+                body,
+                NextToken(),
+                held_out,
+                token_bytes=torch.from_numpy(tokens.token_bytes),
+                dtype=training_dtype("auto"),
+                ledger=ledger,
+            )
+        values = self.method.model_dump()
+        facts: dict[str, Any] = {
+            "parameters": body.parameter_count(),
+            "blocks": len(body.blocks),
+            "quality": quality.to_dict() if quality else None,
+            "bits": values.get("bits"),
+            "group_size": values.get("group_size"),
+            "bits_per_weight": report.bits_per_weight,
+            "note": f"{self.method.method}, {values.get('bits')} bits, groups of {values.get('group_size')}",
+        }
+        return Made(facts, ledger)
+
+    def _calibration(self, tokens: Tokens, seed: int) -> list[Batch]:
+        """Random training sequences as model inputs, in batches of 16."""
+        from pomona.data import TokenStream
+
+        stream = TokenStream(tokens.train, batch_size=16, seq_length=self.seq_length, seed=seed + 1)
+        count = max(1, round(self.calibration_tokens / stream.tokens_at(0)))
+        return [{"input_ids": batch["tokens"][:, :-1]} for step in range(count) for batch in stream.batch(step)]

@@ -1,0 +1,161 @@
+"""Carry out a training stage: sweep, fit, save. Everything that needs torch is here, not in the definitions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from pomona import anatomy
+from pomona.data import Tokens, TokenStream, validation_batches
+from pomona.engine import Batch, FitConfig, Ledger, fit, measure_flops
+from pomona.engine.speed import fast_attention
+from pomona.ground.console import say, warn
+from pomona.ground.errors import ConfigError, TrainingDiverged
+from pomona.stages.base import Artefact, Job, Made
+from pomona.stages.models import save
+from pomona.stages.training import TrainingStage, with_rate
+
+Read = list[tuple[int, int, int]]
+"""What a model has been trained on: (steps, batch_size, seq_length) of each run over the same tokens in one order."""
+
+
+def train(stage: TrainingStage, job: Job, model: PreTrainedModel, before: dict[str, Any] | None = None) -> Made:
+    """Train `model` as the stage says and write it into the job's folder.
+
+    Args:
+        before: facts of the model that is continued. Where it was trained on the same tokens with the same seed, the
+            run goes on where that one stopped in the data, instead of reading the same text again.
+    """
+    data = job.input("data")
+    tokens = Tokens.open(data.folder)
+    tokens.require_vocabulary(model.config.vocab_size)
+    body = anatomy.of(model)
+    objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
+    earlier = _already_read(data, job.seed, before)
+    stream = continued(tokens, stage, job.seed, earlier)
+    rows = objective.prepare(stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
+    with fast_attention(body, model.device):  # counted as it will run
+        steps = stage.budget_in_steps(job, measure_flops(body, objective, rows) * stage.batch_size)
+
+    sweep = Ledger()
+    optimizer_config = stage.optimizer
+    facts: dict[str, Any] = {}
+    if stage.sweep is not None:
+        rate, facts["sweep"] = choose_rate(stage, job, steps, sweep)
+        optimizer_config = with_rate(optimizer_config, rate)
+    optimizer = optimizer_config.build(body, total_steps=steps)  # type: ignore[attr-defined]
+    schedule = stage.schedule.build(steps)  # type: ignore[attr-defined]
+    assert isinstance(stage.engine, FitConfig)
+    training = fit(
+        model,
+        objective,
+        stream,
+        optimizer,
+        schedule,
+        steps=steps,
+        config=stage.engine.model_copy(update={"seed": job.seed}),
+        folder=job.work / "fit",
+        validation=held_out(tokens, stage),
+        token_bytes=torch.from_numpy(tokens.token_bytes),
+        title=job.name,
+    )
+    save(model, tokens.tokenizer, job.folder)
+    shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
+    training.ledger.merge(sweep, "sweep")
+    read = [*earlier, (training.ledger.steps, stage.batch_size, stage.seq_length)]
+    facts |= {
+        "parameters": body.parameter_count(),
+        "blocks": len(body.blocks),
+        "quality": training.quality.to_dict() if training.quality else None,
+        "steps": training.ledger.steps,
+        "tokens": training.ledger.tokens,
+        "learning_rate": getattr(optimizer_config, "learning_rate", None),
+        "read": {"data": data.hash, "seed": job.seed, "runs": read},
+        "note": f"{stage.optimizer.method}, {stage.schedule.method}, {training.ledger.steps:,} steps",
+    }
+    return Made(facts, training.ledger)
+
+
+def choose_rate(stage: TrainingStage, job: Job, steps: int, ledger: Ledger) -> tuple[float, dict[str, float | None]]:
+    """The learning rate whose pilot ends lowest on held-out text, and what every pilot reached (None: diverged)."""
+    assert stage.sweep is not None
+    reached: dict[float, float | None] = {}
+    for rate in stage.sweep.learning_rate:
+        try:
+            pilot = job.run(stage.pilot(rate, stage.pilot_steps(steps)), f"{job.name}-pilot-{rate:g}")
+        except TrainingDiverged as error:
+            warn(f"the pilot at {rate:g} diverged: {error.what}")
+            reached[rate] = None
+            continue
+        ledger.merge(Ledger.from_dict(pilot.ledger()))
+        reached[rate] = float(pilot.facts["quality"]["nats_per_token"])
+    losses = {rate: loss for rate, loss in reached.items() if loss is not None}
+    if not losses:
+        raise TrainingDiverged(f"every pilot of {job.name} diverged", do="sweep lower learning rates")
+    best = min(losses, key=lambda rate: losses[rate])
+    shown = ", ".join(f"{rate:g}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in reached.items())
+    edge = best in (min(reached), max(reached)) and len(reached) > 2
+    say(f"  learning rate {best:g} of {shown}" + (" [dim](at the edge of the sweep)[/]" if edge else ""))
+    return best, {f"{rate:g}": loss for rate, loss in reached.items()}
+
+
+@dataclass(frozen=True)
+class Later:
+    """A stream from a later step on."""
+
+    stream: TokenStream
+    skip: int
+
+    def batch(self, step: int, rank: int = 0, *, micro_batches: int = 1) -> list[Batch]:
+        return self.stream.batch(step + self.skip, rank, micro_batches=micro_batches)
+
+
+def continued(tokens: Tokens, stage: TrainingStage, seed: int, earlier: Read) -> TokenStream | Later:
+    """The stage's stream, after what earlier runs over the same tokens have read."""
+    from accelerate import PartialState
+
+    runs = [*earlier, (0, stage.batch_size, stage.seq_length)]
+    ends = [sum(steps for steps, _, _ in runs[: index + 1]) for index in range(len(runs) - 1)]
+
+    def run_at(step: int) -> tuple[int, int, int]:
+        return runs[sum(step >= end for end in ends)]
+
+    lengths = {length for _, _, length in runs}
+    sizes = {size for _, size, _ in runs}
+    stream = TokenStream(
+        tokens.train,
+        batch_size=stage.batch_size if len(sizes) == 1 else lambda step: run_at(step)[1],
+        seq_length=stage.seq_length if len(lengths) == 1 else lambda step: run_at(step)[2],
+        longest=max(lengths),
+        seed=seed,
+        world_size=PartialState().num_processes,
+        respect_documents=stage.respect_documents,
+    )
+    return Later(stream, ends[-1]) if ends else stream
+
+
+def held_out(tokens: Tokens, stage: TrainingStage) -> Sequence[Batch]:
+    """The held-out batches of a stage; none where nothing was set aside."""
+    if tokens.validation.count <= stage.seq_length:
+        if stage.sweep is not None:
+            raise ConfigError("a sweep needs held-out text", do="set `validation` of the corpus above 0")
+        return ()
+    return validation_batches(
+        tokens.validation,
+        batch_size=min(stage.batch_size, 16),
+        seq_length=stage.seq_length,
+        limit_tokens=stage.validation_tokens,
+        respect_documents=stage.respect_documents,
+    )
+
+
+def _already_read(data: Artefact, seed: int, before: dict[str, Any] | None) -> Read:
+    read = (before or {}).get("read")
+    if not read or read["data"] != data.hash or read["seed"] != seed:
+        return []
+    return [(int(steps), int(size), int(length)) for steps, size, length in read["runs"]]

@@ -1,0 +1,203 @@
+"""What `pretrain` and `continue` share: data, objective, optimizer, schedule, budget, sweep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from pomona.catalog import ObjectiveMethod, Optimizer, ScheduleMethod
+from pomona.ground.config import Config, MethodConfig
+from pomona.ground.errors import PomonaError
+from pomona.stages.base import ArtefactKind, Forecast, Job, Need, Stage, View
+from pomona.stages.lazy import Imported
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+EngineOptions = Annotated[Config, Imported("pomona.engine.fit:FitConfig")]
+BUDGETS = ("steps", "tokens", "flops", "flops_of")
+
+
+class Sweep(Config):
+    """Short pilots from the same start, one per learning rate; the best on held-out text is used."""
+
+    learning_rate: tuple[PositiveFloat, ...] = Field(min_length=2)
+    """The rates to try."""
+    pilot: float = Field(default=0.1, gt=0.0, le=1.0)
+    """Length of a pilot as a share of the stage's steps; its schedule is as much shorter."""
+
+
+class TrainingStage(Stage):
+    """The fields of every stage that trains."""
+
+    makes: ClassVar[ArtefactKind] = "model"
+    seeded: ClassVar[bool] = True
+    silent: ClassVar[frozenset[str]] = frozenset(
+        {"engine.checkpoint_minutes", "engine.keep_checkpoints", "engine.trackers"}
+    )
+
+    data: str | None = None
+    """The tokens to train on: name of a stage, or a folder."""
+    objective: ObjectiveMethod = Field(default="next-token", validate_default=True)
+    """What the model learns to do."""
+    optimizer: Optimizer = Field(default="adamw", validate_default=True)
+    """How weights follow gradients."""
+    schedule: ScheduleMethod = Field(default="warmup-cosine", validate_default=True)
+    """The learning rate over time."""
+    batch_size: PositiveInt = 64
+    """Sequences per optimizer step, over all processes."""
+    seq_length: PositiveInt = 256
+    """Tokens per sequence."""
+    respect_documents: bool = False
+    """Keep packed documents apart: attention stays within each, positions start anew."""
+    steps: PositiveInt | None = None
+    """Budget in optimizer steps."""
+    tokens: PositiveInt | None = None
+    """Budget in tokens."""
+    flops: PositiveFloat | None = None
+    """Budget in FLOPs."""
+    flops_of: tuple[str, ...] = ()
+    """Budget: what the named stages cost, in measured FLOPs."""
+    sweep: Sweep | None = None
+    """Try several learning rates first. Its cost is recorded apart from that of the training."""
+    validation_tokens: PositiveInt = 65_536
+    """Held-out tokens on which the model is evaluated."""
+    engine: EngineOptions = Field(default={}, validate_default=True)
+    """How the run is carried out: precision, compile, micro_batches, clip, ema, evaluate_every ..."""
+    seed: NonNegativeInt | None = None
+    """Seed of initialisation, data order, dropout and corruption. Default: the recipe's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, values: Any) -> Any:
+        """Let `tokens: 1.6e6` be a whole number, and one name stand for a list."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for key in ("tokens", "steps"):
+            if isinstance(values.get(key), float) and values[key].is_integer():
+                values[key] = int(values[key])
+        if isinstance(values.get("flops_of"), str):
+            values["flops_of"] = (values["flops_of"],)
+        return values
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = [name for name in BUDGETS if getattr(self, name)]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(f"a budget is one of {', '.join(BUDGETS)}; found {found}")
+        if self.sweep and "learning_rate" not in type(self.optimizer).model_fields:
+            raise ValueError(f"{self.optimizer.method} has no learning_rate to sweep")
+        return self
+
+    def needs(self) -> tuple[Need, ...]:
+        needs = [Need("data", "tokens", (self.data,) if self.data else ())]
+        if self.flops_of:
+            needs.append(Need("flops_of", "model", self.flops_of))
+        return tuple(needs)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_size * self.seq_length
+
+    def forecast(self, view: View, model: PreTrainedModel | None) -> Forecast:
+        """Check a model (on the meta device) against data and methods; say what training it takes."""
+        from pomona import anatomy
+        from pomona.stages.models import NEEDS
+
+        if model is None:
+            return Forecast()
+        try:
+            body = anatomy.of(model)
+            body.require(*NEEDS.get(self.objective.method, ()), method=self.objective.method)
+        except PomonaError as error:
+            view.problem("objective" if "cannot run" in error.what else "model", str(error))
+            return Forecast(known={"model": model})
+        if body.max_positions is not None and self.seq_length > body.max_positions:
+            view.problem(
+                "seq_length",
+                f"{self.seq_length} tokens are more than the model's {body.max_positions} positions",
+                f"give the model max_position_embeddings: {self.seq_length}, or shorten the sequences",
+            )
+        vocab_size = view.known("data", "vocab_size")
+        if vocab_size is not None and vocab_size > body.vocab_size:
+            view.problem(
+                "data",
+                f"the tokens need a vocabulary of {vocab_size}, the model has {body.vocab_size}",
+                "tokenize with the model's tokenizer, or give the model a larger vocab_size",
+            )
+        train_tokens = (view.known("data", "facts") or {}).get("train_tokens")
+        if train_tokens is not None and train_tokens < self.tokens_per_step:
+            view.problem(
+                "batch_size",
+                f"one batch is {self.tokens_per_step:,} tokens, the corpus has {train_tokens:,}",
+                "use more text, a smaller batch_size or a shorter seq_length",
+            )
+        per_token = body.flops_per_token(self.seq_length, training=True)
+        steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
+        if steps is not None:
+            try:
+                self.schedule.build(steps)  # type: ignore[attr-defined]
+            except PomonaError as error:
+                view.problem("schedule", str(error))
+        note = f"{self.optimizer.method}, {self.schedule.method}"
+        if steps is None:
+            return Forecast(parameters=body.parameter_count(), note=note, known={"model": model})
+        work = steps
+        if self.sweep:
+            work += len(self.sweep.learning_rate) * self.pilot_steps(steps)
+            note += f", {len(self.sweep.learning_rate)} pilots"
+        tokens = steps * self.tokens_per_step
+        if train_tokens is not None and tokens > 1.5 * train_tokens:
+            note += f", {tokens / train_tokens:.1f} epochs"
+        return Forecast(
+            tokens=tokens,
+            parameters=body.parameter_count(),
+            flops=tokens * per_token,
+            note=note,
+            known={"model": model, "work_tokens": work * self.tokens_per_step},
+        )
+
+    def seconds(self, view: View, forecast: Forecast) -> float | None:
+        from pomona.stages.probe import training_rate
+
+        model, tokens = forecast.known.get("model"), forecast.known.get("work_tokens")
+        if model is None or tokens is None:
+            return None
+        return float(tokens / training_rate(model.config, self))
+
+    def _steps(self, flops_per_step: float, flops_of: float | None) -> int | None:
+        """Optimizer steps that the budget allows; None where what it refers to is not known."""
+        if self.steps is not None:
+            return self.steps
+        if self.tokens is not None:
+            return max(1, round(self.tokens / self.tokens_per_step))
+        budget = self.flops if self.flops is not None else flops_of
+        return None if budget is None else max(1, round(budget / flops_per_step))
+
+    def pilot_steps(self, steps: int) -> int:
+        """Steps of a pilot."""
+        assert self.sweep is not None
+        return max(1, round(self.sweep.pilot * steps))
+
+    def pilot(self, rate: float, steps: int) -> Self:
+        """The same stage, much shorter, at one learning rate."""
+        budget = {"steps": steps, "tokens": None, "flops": None, "flops_of": (), "sweep": None, "name": None}
+        return self.model_copy(update={**budget, "optimizer": with_rate(self.optimizer, rate)})
+
+    def budget_in_steps(self, job: Job, flops_per_step: float) -> int:
+        """Optimizer steps that the budget allows, from measured FLOPs."""
+        from pomona.stages.base import ledger_flops
+
+        flops_of = sum(ledger_flops(artefact.ledger()) for artefact in job.inputs.get("flops_of", ()))
+        steps = self._steps(flops_per_step, flops_of)
+        assert steps is not None
+        return steps
+
+
+def with_rate(optimizer: MethodConfig, rate: float) -> MethodConfig:
+    """The optimizer at another peak rate."""
+    return optimizer.model_copy(update={"learning_rate": rate})
