@@ -99,6 +99,7 @@ def train(
     decay: float = 0.5,
     weight_decay: float = 0.0,
     shape: str = "reference",
+    compiled: bool = True,
 ) -> None:
     """Train on `tokens` tokens and save the weights (event `trained`), then evaluate (event `evaluated`)."""
     from safetensors.torch import save_file
@@ -121,7 +122,7 @@ def train(
         )
         for optimizer in optimizers
     ]
-    loss_of = torch.compile(model.loss)
+    loss_of = torch.compile(model.loss) if compiled else model.loss
     for step in range(steps):
         batch = torch.from_numpy(rows[step * batch_size : (step + 1) * batch_size].astype(np.int64))
         with torch.autocast("cpu", dtype=torch.bfloat16):
