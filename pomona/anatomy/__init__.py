@@ -8,6 +8,8 @@ from pomona.anatomy.body import Anatomy, of
 from pomona.anatomy.declaration import Shape
 from pomona.anatomy.registry import known_shapes, register
 from pomona.anatomy.space import Axis, Space
+from pomona.anatomy.taps import tap_inputs, tap_outputs
+from pomona.anatomy.walk import BlockWalk
 from pomona.anatomy.weight import Norm, Weight
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "Attention",
     "Axis",
     "Block",
+    "BlockWalk",
     "FeedForward",
     "Norm",
     "Shape",
@@ -24,5 +27,7 @@ __all__ = [
     "known_shapes",
     "of",
     "register",
+    "tap_inputs",
+    "tap_outputs",
     "use_attention",
 ]

@@ -213,7 +213,7 @@ def test_unknown_kernels_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch._dynamo does it itself
 def test_one_graph_without_breaks() -> None:
     """Breaks when kernel or body leave the graph under torch.compile; values and gradients stay the same."""
-    model = make("llama").double()
+    model = make("llama", num_hidden_layers=1).double()
     body, inputs = of(model), inputs_of(model)
     use_attention(model, "explicit")
 

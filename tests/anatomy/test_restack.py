@@ -1,0 +1,131 @@
+"""Changing number and order of blocks: true configuration, own storage, all or nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from pomona.anatomy import of
+from pomona.ground.errors import ConfigError, UnsupportedModel
+
+from .conftest import inputs_of, make
+
+ORDER = [0, 1, 1, 2, 0]
+
+
+def test_new_blocks_compute_what_their_sources_did(single_model: Any) -> None:
+    """Breaks when copies are made of the wrong block, or when something outside of the list holds the old ones."""
+    body, inputs = of(single_model), inputs_of(single_model)
+    container = single_model.get_submodule(body.stacks[0].path)
+    donors = copy.deepcopy(list(container))
+    body.restack_(ORDER)
+    seen: list[Any] = []
+
+    def note(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        seen.append((args, kwargs, output))
+
+    handles = [block.module.register_forward_hook(note, with_kwargs=True) for block in body.blocks]
+    with torch.no_grad():
+        body.hidden(**inputs)
+        for handle in handles:
+            handle.remove()
+        assert len(seen) == len(ORDER)
+        for source, (args, kwargs, output) in zip(ORDER, seen, strict=True):
+            assert torch.equal(donors[source](*args, **kwargs), output)
+
+
+def test_copies_share_no_storage_and_ties_stay(single_model: Any) -> None:
+    """Breaks when a block is listed twice instead of copied, or when a tie is lost."""
+    body = of(single_model)
+    ties = body.ties
+    body.restack_(ORDER)
+    storages = [p.untyped_storage().data_ptr() for _, p in body.matrices()]
+    assert len(set(storages)) == len(storages)
+    assert body.ties == ties
+    assert [b.index for b in body.blocks] == list(range(5)) and len(body.blocks) == 5
+
+
+def test_configuration_follows(single_model: Any, tmp_path: Any) -> None:
+    """Breaks when the saved folder loads with another depth, other layer types or other logits."""
+    body, inputs = of(single_model), inputs_of(single_model)
+    types = getattr(single_model.config, "layer_types", None)
+    body.restack_(ORDER)
+    assert single_model.config.num_hidden_layers == 5
+    if types is not None:
+        assert single_model.config.layer_types == [types[i] for i in ORDER]
+    expected = single_model(**inputs).logits
+    single_model.save_pretrained(tmp_path)
+    auto = AutoModelForCausalLM if "causal" in body.capabilities else AutoModelForMaskedLM
+    loaded = auto.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(**inputs).logits, expected)
+    assert of(loaded).parameter_count() == body.parameter_count()
+
+
+def test_cache_indices_follow(causal_model: Any) -> None:
+    """Breaks when two blocks write to one place of the cache: generation with cache would differ."""
+    of(causal_model).restack_(ORDER)
+    assert [m.layer_idx for m in causal_model.modules() if hasattr(m, "layer_idx")] == list(range(5))
+    ids = inputs_of(causal_model, tokens=6)["input_ids"]
+    settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    given = {"attention_mask": torch.ones_like(ids), **settings}
+    with_cache = causal_model.generate(ids, use_cache=True, **given)
+    assert torch.equal(with_cache, causal_model.generate(ids, use_cache=False, **given))
+
+
+def test_identity_and_removal(single_model: Any) -> None:
+    """Breaks when the order that changes nothing changes something, or when a removed block still computes."""
+    body, inputs = of(single_model), inputs_of(single_model)
+    expected = single_model(**inputs).logits
+    body.restack_([0, 1, 2])
+    assert torch.equal(single_model(**inputs).logits, expected)
+    body.restack_([0, 1, 1, 2])
+    body.restack_([0, 1, 3])
+    assert torch.equal(single_model(**inputs).logits, expected)
+
+
+def test_gradients_reach_every_new_block(single_model: Any) -> None:
+    """Breaks when a copy is frozen or not part of the graph."""
+    body = of(single_model)
+    body.restack_(ORDER)
+    single_model(**inputs_of(single_model)).logits.square().mean().backward()
+    for name, parameter in body.matrices():
+        assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
+
+
+@pytest.mark.parametrize("order", [[], [3], [-1, 0]])
+def test_bad_orders_change_nothing(order: list[int]) -> None:
+    """Breaks when an edit starts before it is known to be possible."""
+    model = make("qwen3")
+    body = of(model)
+    before = (model.config.to_dict(), {n: id(p) for n, p in model.named_parameters()})
+    with pytest.raises(ConfigError, match="at least one index from 0 to 2"):
+        body.restack_(order)
+    assert (model.config.to_dict(), {n: id(p) for n, p in model.named_parameters()}) == before
+
+
+def test_models_whose_blocks_cannot_move_are_refused() -> None:
+    """Breaks when a block's function hangs on its index and the reloaded model would compute something else."""
+    scaled = make("gpt2", scale_attn_by_inverse_layer_idx=True)
+    before = {n: id(p) for n, p in scaled.named_parameters()}
+    with pytest.raises(UnsupportedModel, match="depends on its index"):
+        of(scaled).restack_([0, 0, 1])
+    assert {n: id(p) for n, p in scaled.named_parameters()} == before
+    of(scaled).restack_([0, 1])  # dropping the last block moves none
+    t5 = of(make("t5"))
+    with pytest.raises(ConfigError, match="one of encoder, decoder"):
+        t5.restack_([0])
+    with pytest.raises(UnsupportedModel, match="position bias"):
+        t5.restack_([0, 0, 1], stack="decoder")
+
+
+def test_per_block_lists_must_fit() -> None:
+    """Breaks when a list of the wrong length is silently reordered."""
+    model = make("qwen3")
+    model.config.layer_types = model.config.layer_types[:2]
+    with pytest.raises(UnsupportedModel, match="3 entries in layer_types"):
+        of(model).restack_([0, 1])
+    assert len(of(model).blocks) == 3
