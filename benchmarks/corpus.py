@@ -31,7 +31,7 @@ def run(*, quick: bool = False) -> None:
     work, repeats = WORK / "corpus", 1 if quick else 3
     measured: dict[str, list[dict[str, float]]] = {"pomona": [], "tokenizers alone": []}
     documents = work / "documents.jsonl"
-    source = str(ROOT / "benchmarks") if quick else SOURCE
+    source = "benchmarks" if quick else SOURCE
     with Quiet() as quiet:
         for _ in range(repeats):
             shutil.rmtree(work / "pomona", ignore_errors=True)

@@ -247,11 +247,11 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
 # ---------------------------------------------------------------- tables and files
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
-    """Print a table: the first column is text, the others numbers."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", *, texts: int = 1) -> None:
+    """Print a table: the first `texts` columns are text, the others numbers."""
     shown = Table(title=title, title_justify="left", title_style="bold", caption=note or None, caption_justify="left")
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        shown.add_column(column, justify="left" if number < texts else "right", no_wrap=number >= texts)
     for row in rows:
         shown.add_row(*row)
     output().print(shown)

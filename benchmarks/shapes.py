@@ -36,7 +36,7 @@ class Shape:
 
 SHAPES = {
     "reference": Shape(256, 6, 4, 704, 4096, 256, 16),
-    "toy": Shape(32, 2, 2, 64, 128, 32, 4),
+    "toy": Shape(32, 2, 2, 64, 512, 32, 4),
 }
 
 
