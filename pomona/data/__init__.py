@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pomona.data.documents import Document
     from pomona.data.encode import make_tokens
     from pomona.data.mixture import Mixture
+    from pomona.data.readers import read_source
     from pomona.data.sources import fingerprint
     from pomona.data.stream import Batch, TokenStream, validation_batches
     from pomona.data.tokenizer import token_bytes, train_tokenizer
@@ -30,6 +31,7 @@ _HOMES = {
     "fingerprint": "sources",
     "make_corpus": "corpus",
     "make_tokens": "encode",
+    "read_source": "readers",
     "split_pair": "docstrings",
     "token_bytes": "tokenizer",
     "train_tokenizer": "tokenizer",
@@ -56,6 +58,7 @@ __all__ = [
     "fingerprint",
     "make_corpus",
     "make_tokens",
+    "read_source",
     "split_pair",
     "token_bytes",
     "train_tokenizer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pomona.ground.config import Config
 
@@ -36,9 +36,9 @@ class SourceConfig(Config):
 class CorpusConfig(Config):
     """Sources, and what is done to their documents. A string or a list of them stands for the sources."""
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    sources: tuple[SourceConfig, ...]
     """Where documents come from, in this order."""
-    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
     """Documents whose 3-word shingles have at least this Jaccard similarity with an earlier one are left out."""
     validation: float = Field(default=0.02, ge=0, lt=1)
     """The fraction of documents that is set aside, chosen by the hash of each document."""
@@ -48,6 +48,13 @@ class CorpusConfig(Config):
     """Longer documents are cut, at a blank line where there is one."""
     seed: int = 0
     """Another seed, another choice of validation documents."""
+
+    @field_validator("sources")
+    @classmethod
+    def _some_source(cls, value: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+        if not value:
+            raise ValueError("names no source")
+        return value
 
     @model_validator(mode="before")
     @classmethod

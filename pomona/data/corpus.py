@@ -17,7 +17,7 @@ from pomona.data.documents import Document
 from pomona.data.permutation import derive_key, mix64
 from pomona.data.sources import fingerprint, parts_of
 from pomona.data.workers import run_tasks
-from pomona.ground.console import progress_bar
+from pomona.ground.console import progress_bar, warn
 from pomona.ground.errors import DamagedArtefact, DataError
 from pomona.ground.files import MANIFEST, atomic_folder, content_hash, read_json, read_manifest, storage_errors
 
@@ -47,7 +47,8 @@ class Corpus:
     @cached_property
     def content(self) -> str:
         """A hash of the documents themselves: two corpora with the same one are the same."""
-        return content_hash(read_json(self.folder / MANIFEST)["files"])
+        files = read_json(self.folder / MANIFEST)["files"]
+        return content_hash([files[self._path(split).name]["sha256"] for split in SPLITS])
 
     def count(self, split: str) -> int:
         """Documents of a split."""
@@ -118,12 +119,15 @@ def make_corpus(config: CorpusConfig, folder: Path | str, *, workers: int | None
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as spool:
             spooled = _extract(config, Path(spool), workers)
-            fate = _fate(spooled, config)
-            if not (fate <= VALIDATION).any():
+            if len(spooled.sizes) == 0:
                 raise _empty(config, spooled)
+            fate = _fate(spooled, config)
             facts |= _describe(config, spooled, fate)
             with atomic_folder(folder, facts) as part:
                 _write(part, spooled, fate, config.seed)
+    for source in facts["sources"]:
+        if source["bad_lines"]:
+            warn(f"{source['path']}: skipped {source['bad_lines']} bad lines, as {source['bad_line_examples'][0]}")
     return Corpus.open(folder)
 
 
@@ -180,16 +184,29 @@ def _fate(spooled: _Spooled, config: CorpusConfig) -> NDArray[np.int8]:
     pairs, similarity = similar_pairs(spooled.signatures[first], threshold)
     copies = near_copies(pairs, similarity, len(first), threshold)
     fate[first[copies]] = NEAR_COPY
-    # A family is set aside when the largest of its members' hashes is small enough: every member is, or none.
-    family = families(pairs, len(first))
-    largest = np.zeros(len(first), dtype=np.uint64)
-    hashes = _hashes(spooled.digests[first], config.seed)
-    np.maximum.at(largest, family[~copies], hashes[~copies])
-    aside = largest[family] < np.uint64(int(config.validation * 2**64))
-    if config.validation > 0 and not (aside & ~copies).any() and len(np.unique(family[~copies])) > 1:
-        aside = largest[family] == largest[family[~copies]].min()
-    fate[first[aside & ~copies]] = VALIDATION
+    fate[first[~copies & _set_aside(families(pairs, len(first)), ~copies, spooled.digests[first], config)]] = VALIDATION
     return fate
+
+
+def _set_aside(
+    family: NDArray[np.int64], kept: NDArray[np.bool_], digests: NDArray[np.uint64], config: CorpusConfig
+) -> NDArray[np.bool_]:
+    """(documents,) which documents belong to a family that is set aside: chosen by a hash of its smallest hash.
+
+    A family that would be more than a tenth of the validation split is always trained on, so that the split is varied
+    and its size is near what was asked for. At least one family is set aside if two are left.
+    """
+    hashes, rank = _hashes(digests, config.seed), np.full(len(family), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(rank, family[kept], hashes[kept])
+    size = np.bincount(family[kept], minlength=len(family))
+    heads = np.flatnonzero(size)
+    limit = max(int(size[heads].min()), int(config.validation * kept.sum() / 10))
+    allowed = heads[size[heads] <= limit]
+    chance = mix64(rank)
+    chosen = allowed[chance[allowed] < np.uint64(int(config.validation * 2**64))]
+    if len(chosen) == 0 and config.validation > 0 and len(heads) > 1:
+        chosen = allowed[[chance[allowed].argmin()]]
+    return np.isin(family, chosen)
 
 
 def _hashes(digests: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:

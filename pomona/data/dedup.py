@@ -105,6 +105,8 @@ def similar_pairs(signatures: NDArray[np.uint32], stop: float = 0.8) -> tuple[ND
     Returns:
         (pairs, 2) indices, the earlier document first, sorted and unique; (pairs,) similarities in [0.5, 1].
     """
+    if len(signatures) < 2:
+        return np.empty((0, 2), dtype=np.int64), np.empty(0)
     found: list[NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
     scores: list[NDArray[np.float64]] = [np.empty(0)]
     for band in range(0, PLACES, BAND):

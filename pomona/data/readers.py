@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,15 @@ class Reading:
             self.examples.append(f"{where}: {found}")
 
 
+def read_source(source: SourceConfig) -> Iterator[Document]:
+    """All documents of a source as they are, in order, read in this process."""
+    from pomona.data.sources import parts_of
+
+    reading = Reading(source)
+    for part in parts_of(source):
+        yield from read_part(part, reading)
+
+
 def read_part(part: Mapping[str, Any], reading: Reading) -> Iterator[Document]:
     """The documents of one part, in order."""
     reader = part["reader"]
@@ -64,7 +74,7 @@ def _open(file: Path) -> IO[bytes]:
 
 def read_text(file: Path, reading: Reading) -> Iterator[Document]:
     """A file is one document. With `on_bad_lines: skip` its lines that are not UTF-8 are left out."""
-    with _unreadable(file), _open(file) as stream:
+    with _readable(file), _open(file) as stream:
         data = stream.read()
     try:
         text = data.decode("utf-8-sig")
@@ -81,7 +91,7 @@ def read_text(file: Path, reading: Reading) -> Iterator[Document]:
 
 def read_lines(file: Path, span: Sequence[int] | None, reading: Reading) -> Iterator[Document]:
     """JSONL: the objects whose lines begin within `span` (bytes), or all of them."""
-    with _unreadable(file), _open(file) as stream:
+    with _readable(file), _open(file) as stream:
         first, end = span or (0, None)
         if first:
             stream.seek(first - 1)
@@ -97,7 +107,7 @@ def read_lines(file: Path, span: Sequence[int] | None, reading: Reading) -> Iter
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.decode("utf-8-sig"))
+                record = json.loads(line.decode("utf-8-sig").rstrip())
             except UnicodeDecodeError as error:
                 reading.bad_line("a line is not valid UTF-8", _line(*here), _byte_found(error))
                 continue
@@ -131,7 +141,7 @@ def parquet_groups(file: Path) -> list[int]:
     """Uncompressed bytes of each row group."""
     from pyarrow import parquet
 
-    with _unreadable(file):
+    with _readable(file):
         metadata = parquet.read_metadata(file)
     return [metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)]
 
@@ -141,7 +151,7 @@ def read_parquet(file: Path, groups: Sequence[int], reading: Reading) -> Iterato
     from pyarrow import parquet
 
     source = reading.source
-    with _unreadable(file), parquet.ParquetFile(file) as table:
+    with _readable(file), parquet.ParquetFile(file) as table:
         names = table.schema_arrow.names
         _require_columns(names, source, str(file))
         for batch in table.iter_batches(1024, row_groups=list(groups), columns=[source.text, *source.metadata]):
@@ -214,15 +224,13 @@ def _byte_found(error: UnicodeDecodeError) -> str:
     return f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
 
 
-class _unreadable:
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
     """Turn the errors of a file that cannot be read into a `DataError` that names it."""
+    from pyarrow import ArrowException
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | EOFError | zlib.error) or type(error).__name__.startswith("Arrow"):
-            raise DataError("the file cannot be read", where=str(self.file), found=str(error)) from error
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, ArrowException) as error:
+        found = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise DataError("the file cannot be read", where=str(file), found=found[0], do="mend or remove it") from error
