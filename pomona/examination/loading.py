@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +59,11 @@ def load_model(folder: Path) -> PreTrainedModel:
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:
-        model: PreTrainedModel = kind.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **options
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You passed `quantization_config`")  # to unpack, on purpose
+            model: PreTrainedModel = kind.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **options
+            )
     finally:
         if shown:
             bars.enable_progress_bar()

@@ -25,8 +25,8 @@ class ExamineStage(Stage):
     """Tokens per sequence."""
     decode_tokens: PositiveInt = 128
     """Tokens that are written to measure the speed."""
-    prompts: tuple[str, ...] = ("The", "This function returns", "To install the package,")
-    """Texts that every model continues."""
+    prompts: tuple[str, ...] = ()
+    """Texts that every model continues. Default: the beginnings of some held-out documents."""
 
     def needs(self) -> tuple[Need, ...]:
         return (

@@ -19,8 +19,8 @@ class ExportStage(Stage):
     """The model: name of a stage, or a folder."""
     title: str = ""
     """Name of the model in its card. Default: the stage's name."""
-    license: str = ""
-    """Licence of the weights, as an SPDX identifier; you choose it, the sources of the text may restrict it."""
+    license: str = "unknown"
+    """Licence of the weights, as the Hub spells it (apache-2.0); yours to choose, in view of the text."""
 
     def needs(self) -> tuple[Need, ...]:
         return (Need("from", "model", (self.from_,) if self.from_ else ()),)

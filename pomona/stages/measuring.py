@@ -4,42 +4,55 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from pomona import anatomy
-from pomona.data import Tokens, validation_batches
-from pomona.engine import Batch, Ledger, evaluate
+from pomona.data import Corpus, Tokens, validation_batches
+from pomona.engine import Ledger
 from pomona.engine.speed import training_dtype
-from pomona.examination.records import Examination, ModelRow, Sample
-from pomona.ground.files import MANIFEST, write_json
+from pomona.examination.quality import examine as quality_of
+from pomona.examination.records import Examination, ModelRow
+from pomona.examination.samples import continue_prompts, prompts_from, writer_of
+from pomona.examination.size import size_of
+from pomona.ground.console import say
+from pomona.ground.errors import DataError
+from pomona.ground.files import write_json
 from pomona.objectives import NextToken
-from pomona.stages import models
 from pomona.stages.base import Artefact, Job, Made
 
 if TYPE_CHECKING:
     from pomona.stages.examine import ExamineStage
 
-NOT_THE_MODEL = {MANIFEST, "ledger.json", "metrics.jsonl", "README.md"}
-"""Files of a model's folder that are not needed to run it."""
+PROMPTS = ("The", "This function returns", "To install the package,")
+"""Where no held-out document is long enough."""
 
 
 def examine(stage: ExamineStage, job: Job) -> Made:
     """Measure every model; writes examination.json."""
-    from pomona.runtime import decode
-
-    tokens = Tokens.open(job.input("data").folder)
+    data = job.input("data")
+    tokens = Tokens.open(data.folder)
+    batches = validation_batches(
+        tokens.validation, batch_size=16, seq_length=stage.seq_length, limit_tokens=stage.tokens
+    )
     ledger = Ledger()
-    rows: list[ModelRow] = []
-    written: list[dict[str, str]] = [{} for _ in stage.prompts]
+    rows = []
     for artefact in job.inputs["models"]:
-        quality = quality_of(artefact.folder, tokens, stage.tokens, stage.seq_length, ledger)
-        texts, rate, by = decode.measure(artefact.folder, stage.prompts, new_tokens=stage.decode_tokens)
-        for index, text in enumerate(texts):
-            written[index][artefact.name] = text
+        quality = quality_of(
+            artefact.folder,
+            NextToken(),
+            batches,
+            token_bytes=torch.from_numpy(tokens.token_bytes),
+            dtype=training_dtype("auto"),
+            ledger=ledger,
+        )
+        rate, by = decode_rate(artefact.folder, stage.decode_tokens)
         rows.append(row_of(artefact, quality, rate, by))
-    samples = [Sample(prompt, texts) for prompt, texts in zip(stage.prompts, written, strict=True)]
+        bits = f" ({quality.bits_per_byte:.3f} bits/byte)" if quality.bits_per_byte is not None else ""
+        speed = f", writes {rate:.0f} tokens/s" if rate else ""
+        say(f"  {artefact.name}: {quality.nats_per_token:.3f} nats/token{bits}{speed}")
+    writers = {artefact.name: writer_of(artefact.folder) for artefact in job.inputs["models"]}
+    samples = continue_prompts(writers, stage.prompts or held_out_prompts(data), max_new_tokens=48)
     write_json(
         job.folder / "examination.json",
         {"models": [asdict(row) for row in rows], "samples": [asdict(sample) for sample in samples]},
@@ -47,47 +60,35 @@ def examine(stage: ExamineStage, job: Job) -> Made:
     return Made({"models": [row.name for row in rows], "note": f"{len(rows)} models"}, ledger)
 
 
-def quality_of(folder: Path, tokens: Tokens, limit: int, seq_length: int, ledger: Ledger) -> Examination:
-    """Held-out quality of a model folder, in the precision in which the engine evaluates."""
-    model = models.load(folder)
-    batches: list[Batch] = validation_batches(
-        tokens.validation, batch_size=16, seq_length=seq_length, limit_tokens=limit
-    )
-    quality = evaluate(
-        anatomy.of(model),
-        NextToken(),
-        batches,
-        token_bytes=torch.from_numpy(tokens.token_bytes),
-        dtype=training_dtype("auto"),
-        ledger=ledger,
-    )
-    return Examination(
-        nats_per_token=quality.nats_per_token,
-        bits_per_byte=quality.bits_per_byte,
-        perplexity=quality.perplexity,
-        accuracy=quality.accuracy,
-        tokens=quality.tokens,
-        bytes=quality.bytes,
-    )
+def decode_rate(folder: Path, tokens: int) -> tuple[float | None, str]:
+    """Tokens per second of writing one sequence, and what wrote them."""
+    return None, ""
 
 
-def row_of(artefact: Artefact, quality: Examination | None, rate: float | None, by: str) -> ModelRow:
-    """What the report says about one folder."""
-    facts: Any = artefact.facts
-    weights = sum(file.stat().st_size for file in artefact.folder.glob("*.safetensors"))
-    everything = sum(
-        file.stat().st_size for file in artefact.folder.iterdir() if file.is_file() and file.name not in NOT_THE_MODEL
-    )
-    bits = facts.get("bits")
-    groups = f", groups of {facts['group_size']}" if facts.get("group_size") else ""
+def held_out_prompts(data: Artefact) -> tuple[str, ...]:
+    """Beginnings of held-out documents, where the corpus is at hand and has long enough ones."""
+    corpus = next(iter(data.parents.get("from", ())), None)
+    if corpus is None:
+        return PROMPTS
+    try:
+        return prompts_from(document.text for document in Corpus.open(corpus.folder).documents("validation"))
+    except DataError:
+        return PROMPTS
+
+
+def row_of(artefact: Artefact, quality: Examination | None, rate: float | None = None, by: str = "") -> ModelRow:
+    """What report and card say about one folder."""
+    size = size_of(artefact.folder)
+    bits, group_size = artefact.facts.get("bits"), artefact.facts.get("group_size")
+    groups = f", groups of {group_size}" if group_size else ""
     return ModelRow(
         name=artefact.name,
         folder=str(artefact.folder),
-        bytes=everything,
-        parameters=int(facts.get("parameters", 0)),
+        bytes=size.bytes,
+        parameters=size.parameters,
         quality=quality,
         decode_tokens_per_second=rate,
-        bits_per_weight=8 * weights / facts["parameters"] if facts.get("parameters") else None,
+        bits_per_weight=size.bits_per_weight,
         form=f"{bits}-bit{groups}" if bits else "dense",
         decoded_by=by,
     )

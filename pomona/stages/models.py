@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from pomona.examination.loading import load_model
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError, DataError, PomonaError, UnsafeFile, did_you_mean
 from pomona.ground.files import read_json
@@ -88,6 +89,7 @@ def create(
 def shadow(folder: Path) -> PreTrainedModel:
     """A model folder's model on the meta device: shapes only."""
     config = _config_of(folder)
+    vars(config).pop("quantization_config", None)  # the shapes are those of the unpacked weights
     with torch.device("meta"):
         model: PreTrainedModel = _class_of(config, folder)._from_config(config)
     return model
@@ -107,23 +109,12 @@ def expected(view: View, need: str) -> PreTrainedModel | None:
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """Load a model folder in float32. Raises `UnsafeFile` for pickles and remote code."""
-    config = _config_of(folder)
-    if not any(folder.glob("*.safetensors")):
-        pickles = [file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern)]
-        if pickles:
-            raise UnsafeFile(
-                f"{folder} holds its weights as a pickle",
-                needs="*.safetensors",
-                found=", ".join(pickles),
-                do="convert it first, where you trust it: load it with transformers and save_pretrained it",
-            )
-        raise DataError(f"{folder} holds no weights", needs="*.safetensors")
-    with _without_bars():
-        model: PreTrainedModel = _class_of(config, folder).from_pretrained(
-            folder, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-    return model
+    """Load a model folder in float32, ready for training; packed weights are unpacked.
+
+    Raises:
+        DataError, UnsafeFile, UnsupportedModel: it holds no model, could run code, or is compressed in another way.
+    """
+    return load_model(folder).train()
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -137,7 +128,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that transformers loads without pomona."""
-    with _without_bars():
+    with without_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -149,7 +140,7 @@ def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keep transformers from drawing a progress bar for every folder."""
     bars = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()

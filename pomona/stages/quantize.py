@@ -56,12 +56,13 @@ class QuantizeStage(Stage):
         except PomonaError as error:
             view.problem("from", str(error))
             return Forecast()
-        check = getattr(self.method, "check", None)
-        if check is not None:
-            try:
-                check(body)
-            except PomonaError as error:
-                view.problem("method", str(error))
+        from pomona.quantization.export import check_export
+
+        try:
+            self.method.check(body)  # type: ignore[attr-defined]
+            check_export(self.method)  # type: ignore[arg-type]
+        except PomonaError as error:
+            view.problem("method", str(error))
         if body.max_positions is not None and self.seq_length > body.max_positions:
             view.problem(
                 "seq_length", f"{self.seq_length} tokens are more than the model's {body.max_positions} positions"
@@ -102,7 +103,8 @@ class QuantizeStage(Stage):
         model.eval()
         report = self.method.apply_(model, self._calibration(tokens, job.seed))  # type: ignore[attr-defined]
         ledger.charge("calibrate", flops=report.flops, seconds=report.seconds, tokens=self.calibration_tokens)
-        save_compressed(model, report, job.folder)
+        with models.without_bars():
+            save_compressed(model, report, job.folder)
         tokens.tokenizer.save_pretrained(job.folder)
         body = anatomy.of(model)
         quality = None

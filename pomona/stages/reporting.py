@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pomona.examination.records import Arm, ModelRow, ReportData, Role, Sample, StageRecord, examination_from_dict
+from pomona.examination.card import CardData, write_card
+from pomona.examination.records import (
+    Arm,
+    Examination,
+    ModelRow,
+    ReportData,
+    Role,
+    Sample,
+    StageRecord,
+    examination_from_dict,
+)
 from pomona.examination.report import write_report
-from pomona.ground.files import MANIFEST, read_json
+from pomona.examination.size import BESIDE
+from pomona.ground.files import read_json, write_json
 from pomona.ground.machine import machine
 from pomona.stages.base import Artefact, Job, Made
+from pomona.stages.measuring import row_of
 
 if TYPE_CHECKING:
     from pomona.stages.export import ExportStage
@@ -22,81 +35,88 @@ if TYPE_CHECKING:
 
 
 def report(stage: ReportStage, job: Job) -> Made:
-    """Write report.html."""
-    examination = job.input("from")
-    arms = (
-        given_arms(stage, job) if stage.arms else arms_of(job.inputs["models"], str(job.recipe.get("name", "recipe")))
-    )
-    arm_of = {each.name: arm.name for arm in arms for each in arm.stages}
-    measured = read_json(examination.folder / "examination.json")
-    rows = [
-        ModelRow(**{**row, "quality": row["quality"] and examination_from_dict(row["quality"])})
-        for row in measured["models"]
-    ]
-    shared = shared_of(job.inputs["models"])
-    corpus = next((artefact for artefact in shared if artefact.kind == "corpus"), None)
+    """Write report.html, and report.json with what it is made of."""
+    examination, made = job.input("from"), job.inputs["models"]
     name = str(job.recipe.get("name", "recipe"))
+    chains = given_chains(stage, job) if stage.arms else chains_of(made, name)
+    arms = [arm_of(title, chain) for title, chain in chains.items()]
+    arm_names = {each.name: arm.name for arm in arms for each in arm.stages}
+    measured = read_json(examination.folder / "examination.json")
+    rows = [ModelRow(**{**row, "quality": examination_from_dict(row["quality"])}) for row in measured["models"]]
     data = ReportData(
         title=stage.title or name,
         arms=tuple(arms),
-        models=tuple(replace(row, arm=arm_of.get(row.name, "")) for row in rows),
+        models=tuple(replace(row, arm=arm_names.get(row.name, "")) for row in rows),
         samples=tuple(Sample(**sample) for sample in measured["samples"]),
-        shared=tuple(record(artefact) for artefact in shared),
-        recipe=yaml.safe_dump(dict(job.recipe.get("text", {})), sort_keys=False, allow_unicode=True, width=110),
-        corpus=corpus_facts(corpus),
+        shared=tuple(record(artefact) for artefact in shared_of(made)),
+        recipe=text_of(job.recipe),
+        corpus=corpus_facts(made),
         machine=machine().asdict(),
         versions=examination.facts["stage"]["versions"],
         reproduce=(f"pomona run {name}",),
         notes=(f"one seed ({job.recipe.get('seed', 0)})", *stage.notes),
     )
     write_report(job.folder / "report.html", data)
+    write_json(job.folder / "report.json", data.to_dict())
     return Made({"open": "report.html", "note": "report.html"})
 
 
-def arms_of(made: Sequence[Artefact], recipe: str) -> list[Arm]:
-    """One arm for each model that is trained from scratch, with everything that came of it.
+def export(stage: ExportStage, job: Job) -> Made:
+    """Copy what is needed to run a model, and write its card."""
+    source = job.input("from")
+    for file in sorted(source.folder.iterdir()):
+        if file.is_file() and file.name not in BESIDE and not file.name.startswith("."):
+            shutil.copyfile(file, job.folder / file.name)
+    chain = chain_of(source)
+    row = row_of(source, quality_of(source.facts.get("quality")))
+    config = read_json(source.folder / "config.json")
+    write_card(
+        job.folder,
+        CardData(
+            model=replace(row, name=stage.title or source.name, folder=job.folder.name.strip(".").partition(".")[0]),
+            arm=arm_of(str(job.recipe.get("name", source.name)), chain),
+            license=stage.license,
+            base_model=None if chain[0].verb != "outside" else chain[0].name,
+            architecture=str((config.get("architectures") or ["AutoModel"])[0]),
+            recipe=text_of(job.recipe, {each.name for each in lineage([source])} | {job.name}),
+            corpus=corpus_facts([source]),
+            machine=machine().asdict(),
+            versions=source.facts.get("stage", {}).get("versions", {}),
+        ),
+    )
+    facts = {key: source.facts[key] for key in ("parameters", "quality", "bits", "group_size") if key in source.facts}
+    return Made({**facts, "note": stage.title or source.name})
 
-    An arm whose budget is what other stages cost (`flops_of`) is a baseline.
-    """
+
+def chains_of(made: Sequence[Artefact], recipe: str) -> dict[str, list[Artefact]]:
+    """One chain for each model that is trained from scratch, with everything that came of it, by the name to show."""
     chains: dict[str, list[Artefact]] = {}
     for artefact in made:
-        chains.setdefault(root_of(artefact).name, []).append(artefact)
-    baselines = {root for root, chain in chains.items() if any(each.parents.get("flops_of") for each in chain)}
-    arms = []
-    for root, chain in chains.items():
-        role: Role = "baseline" if root in baselines else "recipe"
-        alone = role == "recipe" and len(chains) - len(baselines) == 1
-        arms.append(Arm(recipe if alone else root, role, tuple(record(each) for each in chain)))
-    return arms
+        chains.setdefault(chain_of(artefact)[0].name, []).append(artefact)
+    own = [root for root, chain in chains.items() if role_of(chain) == "recipe"]
+    return {recipe if own == [root] else root: chain for root, chain in chains.items()}
 
 
-def given_arms(stage: ReportStage, job: Job) -> list[Arm]:
-    """The arms that the recipe names by their last stages."""
-    arms = []
-    for name, last in zip(stage.arms, job.inputs["arms"], strict=True):
-        chain = [last]
-        while before := _before(chain[0]):
-            chain.insert(0, before)
-        role: Role = "baseline" if any(each.parents.get("flops_of") for each in chain) else "recipe"
-        arms.append(Arm(name, role, tuple(record(each) for each in chain)))
-    return arms
+def given_chains(stage: ReportStage, job: Job) -> dict[str, list[Artefact]]:
+    """The chains that the recipe names by their last stages."""
+    return {title: chain_of(last) for title, last in zip(stage.arms, job.inputs["arms"], strict=True)}
 
 
-def root_of(artefact: Artefact) -> Artefact:
-    """The model that the chain of this one began with."""
-    before = _before(artefact)
-    return artefact if before is None else root_of(before)
+def chain_of(artefact: Artefact) -> list[Artefact]:
+    """The models that led to this one, and itself."""
+    sources = [*artefact.parents.get("from", ()), *artefact.parents.get("model", ())]
+    before = next((source for source in sources if source.kind == "model"), None)
+    return [artefact] if before is None else [*chain_of(before), artefact]
 
 
-def shared_of(made: Sequence[Artefact]) -> list[Artefact]:
-    """The corpora and tokens that the models were made of, each once, sources first."""
-    found: dict[str, Artefact] = {}
-    for model in made:
-        for tokens in model.parents.get("data", ()):
-            for corpus in tokens.parents.get("from", ()):
-                found.setdefault(corpus.hash, corpus)
-            found.setdefault(tokens.hash, tokens)
-    return list(found.values())
+def role_of(chain: Sequence[Artefact]) -> Role:
+    """An arm whose budget is what other stages cost (`flops_of`) is a baseline."""
+    return "baseline" if any(each.parents.get("flops_of") for each in chain) else "recipe"
+
+
+def arm_of(name: str, chain: Sequence[Artefact]) -> Arm:
+    """A chain as the report reads it."""
+    return Arm(name, role_of(chain), tuple(record(each) for each in chain))
 
 
 def record(artefact: Artefact) -> StageRecord:
@@ -112,25 +132,62 @@ def record(artefact: Artefact) -> StageRecord:
     return StageRecord(artefact.name, artefact.verb, ledger, [json.loads(line) for line in lines], facts)
 
 
-def corpus_facts(corpus: Artefact | None) -> dict[str, Any]:
-    """What the report says about the text."""
+def lineage(made: Iterable[Artefact]) -> list[Artefact]:
+    """Everything that these were made of, and themselves, each once, sources first."""
+    found: dict[str, Artefact] = {}
+
+    def visit(artefact: Artefact) -> None:
+        for sources in artefact.parents.values():
+            for source in sources:
+                visit(source)
+        found.setdefault(artefact.hash, artefact)
+
+    for artefact in made:
+        visit(artefact)
+    return list(found.values())
+
+
+def shared_of(made: Sequence[Artefact]) -> list[Artefact]:
+    """The corpora and tokens that the models were made of."""
+    return [artefact for artefact in lineage(made) if artefact.kind in ("corpus", "tokens")]
+
+
+def corpus_facts(made: Sequence[Artefact]) -> dict[str, Any]:
+    """What report and card say about the text."""
+    corpus = next((artefact for artefact in lineage(made) if artefact.kind == "corpus"), None)
     if corpus is None:
         return {}
-    known = ("documents", "bytes", "fingerprint", "sources", "splits", "duplicates", "near_duplicates", "bad_lines")
-    return {key: corpus.facts[key] for key in known if key in corpus.facts}
+    facts = corpus.facts
+    known = ("documents", "bytes", "exact_copies", "near_copies", "bad_lines", "fingerprint")
+    sources = {source["path"]: source["documents"] for source in facts.get("sources", ())}
+    return {key: facts[key] for key in known if facts.get(key)} | {"sources": sources}
 
 
-def export(stage: ExportStage, job: Job) -> Made:
-    """Copy a model's folder and write its card."""
-    source = job.input("from")
-    for file in sorted(source.folder.iterdir()):
-        if file.is_file() and file.name not in (MANIFEST, "metrics.jsonl", "README.md"):
-            shutil.copyfile(file, job.folder / file.name)
-    facts = {key: source.facts[key] for key in ("parameters", "quality", "bits", "group_size") if key in source.facts}
-    return Made({**facts, "note": stage.title or source.name})
+def quality_of(facts: Mapping[str, Any] | None) -> Examination | None:
+    """A stage's held-out quality as an examination."""
+    if not facts:
+        return None
+    nats = float(facts["nats_per_token"])
+    return Examination(
+        nats_per_token=nats,
+        bits_per_byte=facts["bits_per_byte"],
+        perplexity=math.exp(min(nats, 700.0)),
+        accuracy=facts["accuracy"],
+        tokens=facts["tokens"],
+        bytes=facts["bytes"],
+    )
 
 
-def _before(artefact: Artefact) -> Artefact | None:
-    """The model that a stage began with."""
-    sources = [*artefact.parents.get("from", ()), *artefact.parents.get("model", ())]
-    return next((source for source in sources if source.kind == "model"), None)
+def text_of(recipe: Mapping[str, Any], only: set[str] | None = None) -> str:
+    """The recipe as it ran, overrides included, as YAML; with `only`, just those stages."""
+    raw = dict(recipe.get("raw", {}))
+    if only is not None and "stages" in raw:
+        raw["stages"] = [stage for stage, label in zip(raw["stages"], recipe["labels"], strict=True) if label in only]
+    return yaml.dump(raw, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors: a shared value is written out."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

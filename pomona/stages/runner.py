@@ -158,7 +158,7 @@ def make(node: Node, store: Store, recipe: Recipe, finished: Sequence[Artefact])
             work=store.work(node),
             run=lambda stage, label: make(node.variant(stage, label), store, recipe, finished),
             finished=finished,
-            recipe={"name": recipe.name, "seed": recipe.header.seed, "text": recipe.raw},
+            recipe={"name": recipe.name, "seed": recipe.header.seed, "raw": recipe.raw, "labels": recipe.labels},
         )
         made = node.stage.make(job)
         if made.ledger is not None:

@@ -5,12 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pomona.ground.console import console, say
+from pomona.ground.files import read_json
 from pomona.stages.base import Artefact, ledger_flops
 from pomona.stages.plan import count, duration
 
 
 def summarize(artefacts: Sequence[Artefact]) -> None:
-    """Print one line per stage, then the folders a user wants to know."""
+    """Print what the report claims (or, without one, a line per stage), then the folders a user wants to know."""
+    report = next((artefact for artefact in artefacts if artefact.kind == "report"), None)
+    if report is not None:
+        from pomona.examination.records import ReportData
+        from pomona.examination.summary import print_summary
+
+        print_summary(ReportData.from_dict(read_json(report.folder / "report.json")), console())
+    else:
+        _print_stages(artefacts)
+    for artefact in artefacts:
+        if artefact.kind in ("export", "report"):
+            shown = artefact.facts.get("open", "")
+            say(f"{artefact.name}: [bold]{artefact.folder / shown}[/]")
+    if not any(artefact.kind == "export" for artefact in artefacts):
+        models = [artefact for artefact in artefacts if artefact.kind == "model"]
+        if models:
+            say(f"{models[-1].name}: [bold]{models[-1].folder}[/]")
+
+
+def _print_stages(artefacts: Sequence[Artefact]) -> None:
+    """A line per stage: cost, quality, change."""
     from rich.table import Table
 
     table = Table(box=None, header_style="dim", pad_edge=False)
@@ -33,14 +54,6 @@ def summarize(artefacts: Sequence[Artefact]) -> None:
             f"[dim]{artefact.facts.get('note', '')}[/]",
         )
     console().print(table)
-    for artefact in artefacts:
-        if artefact.kind in ("export", "report"):
-            shown = artefact.facts.get("open", "")
-            say(f"{artefact.name}: [bold]{artefact.folder / shown}[/]")
-    if not any(artefact.kind == "export" for artefact in artefacts):
-        models = [artefact for artefact in artefacts if artefact.kind == "model"]
-        if models:
-            say(f"{models[-1].name}: [bold]{models[-1].folder}[/]")
 
 
 def _bits(artefact: Artefact) -> float | None:
