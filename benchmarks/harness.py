@@ -254,7 +254,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], not
         shown.add_column(column, justify="left" if number < texts else "right", no_wrap=number >= texts)
     for row in rows:
         shown.add_row(*row)
-    output().print(shown)
+    # A pipe or a file has no width of its own: 80 columns would cut the ranges off.
+    output().print(shown, width=None if output().is_terminal else 110)
 
 
 @dataclass(frozen=True)

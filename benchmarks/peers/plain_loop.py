@@ -1,11 +1,13 @@
-"""A plain training loop in the manner of nanoGPT: autocast, torch.compile, fused AdamW, clipping, cosine decay."""
+"""A plain training loop in the manner of nanoGPT: autocast, torch.compile, fused AdamW, clipping."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.meter import Meter
@@ -17,34 +19,32 @@ def train_step(meter: Meter, *, shape: str = "reference", compiled: bool = True)
     sizes = SHAPES[shape]
     rows = np.random.default_rng(0).integers(0, sizes.vocab_size, (64, sizes.context + 1))
     model = make_model(sizes).train()
-    run = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    loss_of = partial(mean_loss, model)
+    if compiled:
+        loss_of = torch.compile(loss_of)
     step = 0
     while True:
         chosen = (np.arange(sizes.sequences) + step * sizes.sequences) % len(rows)
-        update(run, model, optimizer, torch.from_numpy(rows[chosen]))
+        update(loss_of, model, optimizer, torch.from_numpy(rows[chosen]))
         step += 1
         meter.tick()
 
 
+def mean_loss(model: nn.Module, rows: Tensor) -> Tensor:
+    """Mean nats per token over rows (B, T+1). Model and loss are compiled as one, as in nanoGPT."""
+    logits = model(input_ids=rows[:, :-1], use_cache=False).logits
+    return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+
+
 def update(
-    run: torch.nn.Module | object, model: torch.nn.Module, optimizer: torch.optim.Optimizer, rows: torch.Tensor
-) -> torch.Tensor:
+    loss_of: Callable[[Tensor], Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor
+) -> Tensor:
     """One step on rows (B, T+1). Returns the loss, nats per token."""
-    rows = rows.long()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = run(input_ids=rows[:, :-1], use_cache=False).logits  # type: ignore[operator]
-        loss = functional.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
+        loss = loss_of(rows)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.detach()
-
-
-def cosine(step: int, steps: int, warmup: int, lowest: float = 0.1) -> float:
-    """nanoGPT's factor on the learning rate: linear warm-up, then a cosine to a tenth."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)
-    return lowest + 0.5 * (1 - lowest) * (1 + math.cos(math.pi * progress))
