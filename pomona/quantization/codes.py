@@ -68,13 +68,22 @@ class QuantizedWeight:
         1376 columns in groups of 128 become groups of 32 (their greatest common divisor) that repeat the scales.
         Raises `ValueError` for a weight with a group index, which has no such form.
         """
-        if self.group_index is not None:
-            raise ValueError("groups that are not consecutive columns cannot be made whole")
-        inputs = self.codes.shape[1]
-        if self.group_size is None or inputs % self.group_size == 0:
+        if self.group_size is None or (self.group_index is None and self.codes.shape[1] % self.group_size == 0):
             return self
-        size = gcd(inputs, self.group_size)
-        parents = torch.arange(0, inputs, size, device=self.codes.device) // self.group_size
+        return self.with_groups_of(gcd(self.codes.shape[1], self.group_size))
+
+    def with_groups_of(self, size: int) -> QuantizedWeight:
+        """The same values in finer groups that repeat the scales.
+
+        Raises `ValueError` unless `size` divides the inputs and the group size, or there is a group index.
+        """
+        inputs = self.codes.shape[1]
+        width = inputs if self.group_size is None else self.group_size
+        if self.group_index is not None:
+            raise ValueError("groups that are not consecutive columns cannot be made finer")
+        if inputs % size or width % size:
+            raise ValueError(f"groups of {width} in {inputs} columns cannot be cut into groups of {size}")
+        parents = torch.arange(0, inputs, size, device=self.codes.device) // width
         return replace(self, scale=self.scale[:, parents], zero=self.zero[:, parents], group_size=size)
 
 

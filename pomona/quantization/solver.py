@@ -32,6 +32,7 @@ from pomona.ground.machine import has_fast_bfloat16
 from pomona.quantization.cholesky import upper_factor_
 from pomona.quantization.codes import QuantizedWeight, column_groups
 from pomona.quantization.grid import Grid, fit_grid
+from pomona.quantization.precision import products
 
 PIECE = 32
 """Columns whose mutual compensation is computed vector by vector."""
@@ -47,17 +48,20 @@ class Solution:
 
     Args:
         weight: the quantized weight.
-        loss_O: (O,) the increase of each row's objective under the damped Hessian, d H d^T, equation (3).
+        loss_O: (O,) each row's loss under the damped Hessian, equation (3).
+        error_O: (O,) the same under the Hessian that was given, d H d^T.
         damping: the damping that made the Hessian positive definite.
         dead: inputs that never fired; their weights are zero now.
     """
 
     weight: QuantizedWeight
     loss_O: Tensor
+    error_O: Tensor
     damping: float
     dead: int
 
 
+@products("highest")  # a factorization in bf16 would fail, or drown what it computes
 def gptq_solve(
     weight_OI: Tensor,
     hessian_II: Tensor,
@@ -93,7 +97,7 @@ def gptq_solve(
     inputs = weight_OI.shape[1]
     dead_I = hessian_II.diagonal() == 0
     order = torch.argsort(hessian_II.diagonal(), descending=True, stable=True) if act_order else None
-    feedback, pivots_I, used_damping = _factorize(hessian_II.to(work), dead_I, order, damping, name)
+    feedback, pivots_I, used_damping, added = _factorize(hessian_II.to(work), dead_I, order, damping, name)
     columns = weight_OI.to(work).t()  # (I, O)
     columns = columns.clone(memory_format=torch.contiguous_format) if order is None else columns[order]
     if dead_I.any():
@@ -128,7 +132,8 @@ def gptq_solve(
         symmetric=grid.symmetric,
         group_index=group_index,
     )
-    return Solution(quantized, loop.loss, used_damping, int(dead_I.sum()))
+    error_O = (loop.loss - added * loop.power).clamp_(min=0)
+    return Solution(quantized, loop.loss, error_O, used_damping, int(dead_I.sum()))
 
 
 class _Loop:
@@ -155,6 +160,7 @@ class _Loop:
         self.scale = columns.new_empty(grid.groups(inputs), outputs)
         self.zero = torch.empty_like(self.scale)
         self.loss = columns.new_zeros(outputs)
+        self.power = columns.new_zeros(outputs)  # sum of d^2
         self.steps = columns.new_empty(sizes[-1], outputs)  # codes without their zero points, for one piece
         self.dynamic_width: int | None = None
         self.stale_block: int | None = None
@@ -258,6 +264,7 @@ class _Loop:
         # equation (2): (now - q) R[i, i], with q = w - d
         error = (now - columns).add_(deviation).mul_(self.pivots_I[begin:end, None])
         self.loss += error.square_().sum(0)
+        self.power += deviation.square().sum(0)
         self.codes[begin:end] = steps.add_(self.zero[self.places[begin:end]])
 
 
@@ -302,8 +309,8 @@ def _nested_sizes(block: int, group: int | None) -> list[int]:
 
 def _factorize(
     hessian_II: Tensor, dead_I: Tensor, order: Tensor | None, damping: float, name: str
-) -> tuple[Tensor, Tensor, float]:
-    """R of H = R R^T, each column divided by its pivot, and the pivots; with the damping that it took."""
+) -> tuple[Tensor, Tensor, float, float]:
+    """R of H = R R^T, each column divided by its pivot; the pivots; the damping, and what it added to the diagonal."""
     if not torch.isfinite(hessian_II.diagonal()).all():
         raise PomonaError(
             f"the calibration inputs of {name} are not finite",
@@ -315,10 +322,11 @@ def _factorize(
         factor = hessian_II.clone() if order is None else hessian_II[order][:, order]
         diagonal = factor.diagonal()
         diagonal[dead_I if order is None else dead_I[order]] = 1
-        diagonal.add_(tried * diagonal.mean())
+        added = tried * float(diagonal.mean())
+        diagonal.add_(added)
         if upper_factor_(factor):
             pivots_I = factor.diagonal().clone()
-            return factor.div_(pivots_I), pivots_I, tried
+            return factor.div_(pivots_I), pivots_I, tried, added
         last, tried = tried, tried * 10
     raise PomonaError(
         f"the Hessian of {name} is not positive definite",

@@ -82,6 +82,8 @@ def test_loss_is_the_trace_of_the_damped_objective(group_size: int | None, act_o
     solution = gptq_solve(weight, hessian, Grid(3, group_size), act_order=act_order, static_groups=True, block_size=7)
     expected = objective(weight, solution.weight.dequantize(), damped(hessian))
     torch.testing.assert_close(solution.loss_O.sum(), expected, rtol=1e-9, atol=0)
+    undamped = objective(weight, solution.weight.dequantize(), hessian)
+    torch.testing.assert_close(solution.error_O.sum(), undamped, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("static_groups", [False, True])
