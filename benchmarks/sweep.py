@@ -35,20 +35,27 @@ KEPT = 2
 Trial = dict[str, Any]
 
 
-def trials(peer: str, tokens_folder: Path) -> list[Trial]:
-    """The finished trials of a peer on these tokens, best first, the full ones before the short ones."""
+def trials(peer: str, tokens_folder: Path | None = None) -> list[Trial]:
+    """The finished trials of a peer, on these tokens or on any, best first, the full ones before the short ones."""
     if not SWEEPS.exists():
         return []
-    data = file_hash(tokens_folder / "train.npy")[:16]
-    found = [trial for trial in read_json(SWEEPS)["trials"] if trial["peer"] == peer and trial["data"] == data]
+    found = [trial for trial in read_json(SWEEPS)["trials"] if trial["peer"] == peer]
+    if tokens_folder is not None:
+        data = file_hash(tokens_folder / "train.npy")[:16]
+        found = [trial for trial in found if trial["data"] == data]
     return sorted(found, key=lambda trial: (-trial["options"]["tokens"], trial["loss"]))
 
 
 def best(peer: str, tokens_folder: Path) -> dict[str, Any]:
-    """The options of a peer's best full trial; without one, the middle of its grid."""
-    full = [trial for trial in trials(peer, tokens_folder) if trial["options"]["tokens"] == FULL]
-    if full:
-        return dict(full[0]["options"])
+    """The options of a peer's best full trial.
+
+    Trials on these very tokens come first; without one, those on other documentation serve (rates and
+    batch sizes carry over, only the loss does not), and without any, the middle of the grid.
+    """
+    for found in (trials(peer, tokens_folder), trials(peer)):
+        full = [trial for trial in found if trial["options"]["tokens"] == FULL]
+        if full:
+            return dict(full[0]["options"])
     return {"tokens": FULL, **{name: values[len(values) // 2] for name, values in GRIDS[peer].items()}}
 
 

@@ -61,10 +61,12 @@ def test_the_best_is_taken_at_full_length_only(tokens_folder: Path) -> None:
 
 
 def test_other_tokens_make_a_sweep_void(tokens_folder: Path) -> None:
-    """Catches rates that were found on other data."""
+    """Catches a sweep that counts as done on tokens it never saw; its best options serve until it is repeated."""
     finished(tokens_folder, {(sweep.FULL, 8, 2e-3): 0.3})
     (tokens_folder / "train.npy").write_bytes(b"other tokens")
     assert sweep.trials("trainer", tokens_folder) == []
+    assert len(list(sweep.planned("trainer", tokens_folder))) == 4
+    assert sweep.best("trainer", tokens_folder)["batch_size"] == 8
 
 
 def test_a_sweep_stops_when_its_time_is_up(tokens_folder: Path) -> None:
