@@ -1,39 +1,25 @@
-"""Recipe of arm (a): the loss at which HF Trainer ends, as soon as possible."""
+"""Recipe of arm (a): the loss at which HF Trainer ends, as soon as possible.
+
+Two blocks learn what little is needed, without a compilation, which would take longer than the run. The other four join
+as the identity for the last steps.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-
 from benchmarks.meter import Meter
-from benchmarks.shapes import SHAPES, make_model
-from pomona import anatomy
-from pomona.data import Tokens, TokenStream
-from pomona.engine import FitConfig, fit
-from pomona.objectives.next_token import NextTokenConfig
+from benchmarks.recipes.phases import Phase, train_in_phases
 from pomona.optimizers.muon import MuonConfig
 from pomona.schedules.warmup_stable_decay import WarmupStableDecayConfig
 
 
-def train(meter: Meter, *, tokens_folder: str, folder: str, shape: str = "reference", steps: int = 112) -> None:
+def train(meter: Meter, *, tokens_folder: str, folder: str, shape: str = "reference", steps: int = 80) -> None:
     """Train the reference model and save it as a Hugging Face folder (event `trained`)."""
-    sizes = SHAPES[shape]
-    tokens = Tokens.open(Path(tokens_folder) / "tokens")
-    model = make_model(sizes)
-    body = anatomy.of(model)
-    with torch.no_grad():
-        for block in body.blocks:  # every block starts as the identity
-            block.attention.output.parameter.zero_()
-            block.ffn.down.parameter.zero_()
-    fit(
-        model,
-        NextTokenConfig().build(),
-        TokenStream(tokens.train, batch_size=min(8, sizes.sequences), seq_length=sizes.context, seed=0),
-        MuonConfig(learning_rate=0.02, rest_learning_rate=6e-3, weight_decay=0.0).build(body, total_steps=steps),
-        WarmupStableDecayConfig(warmup=0.02, decay=0.5, shape="linear").build(steps),
-        steps=steps,
-        config=FitConfig(compile="never"),
+    fast = MuonConfig(learning_rate=0.02, rest_learning_rate=0.02, weight_decay=0.0)
+    calm = MuonConfig(learning_rate=0.004, rest_learning_rate=0.004, weight_decay=0.0)
+    decay = WarmupStableDecayConfig(warmup=0.02, decay=0.5, min_ratio=0.2)
+    phases = (
+        Phase(steps, 2, fast, decay, sequences=16, context=128),
+        Phase(max(1, steps // 16), 6, calm, WarmupStableDecayConfig(warmup=0.0, decay=1.0), sequences=8, context=256),
     )
-    model.save_pretrained(folder)
-    meter.report("trained", steps=steps)
+    made = train_in_phases(phases, tokens_folder, folder, shape, compile="never")
+    meter.report("trained", steps=made)

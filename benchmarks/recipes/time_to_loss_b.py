@@ -1,39 +1,28 @@
-"""Recipe of arm (b): the loss at which a hand-written Muon loop ends, as soon as possible."""
+"""Recipe of arm (b): the loss at which a hand-written Muon loop ends, as soon as possible.
+
+Two blocks on short sequences first, where a step costs a third, then on whole ones while the rate decays. The other
+four join as the identity for the end of the decay.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-
 from benchmarks.meter import Meter
-from benchmarks.shapes import SHAPES, make_model
-from pomona import anatomy
-from pomona.data import Tokens, TokenStream
-from pomona.engine import FitConfig, fit
-from pomona.objectives.next_token import NextTokenConfig
+from benchmarks.recipes.phases import Phase, train_in_phases
 from pomona.optimizers.muon import MuonConfig
 from pomona.schedules.warmup_stable_decay import WarmupStableDecayConfig
 
 
-def train(meter: Meter, *, tokens_folder: str, folder: str, shape: str = "reference", steps: int = 400) -> None:
+def train(meter: Meter, *, tokens_folder: str, folder: str, shape: str = "reference", steps: int = 600) -> None:
     """Train the reference model and save it as a Hugging Face folder (event `trained`)."""
-    sizes = SHAPES[shape]
-    tokens = Tokens.open(Path(tokens_folder) / "tokens")
-    model = make_model(sizes)
-    body = anatomy.of(model)
-    with torch.no_grad():
-        for block in body.blocks:  # every block starts as the identity
-            block.attention.output.parameter.zero_()
-            block.ffn.down.parameter.zero_()
-    fit(
-        model,
-        NextTokenConfig().build(),
-        TokenStream(tokens.train, batch_size=min(16, sizes.sequences), seq_length=sizes.context, seed=0),
-        MuonConfig(learning_rate=0.02, rest_learning_rate=6e-3, weight_decay=0.0).build(body, total_steps=steps),
-        WarmupStableDecayConfig(warmup=0.02, decay=0.5, shape="linear").build(steps),
-        steps=steps,
-        config=FitConfig(compile="always"),
+    fast = MuonConfig(learning_rate=0.02, rest_learning_rate=0.02, weight_decay=0.0)
+    mid = MuonConfig(learning_rate=0.02, rest_learning_rate=0.01, weight_decay=0.0)
+    calm = MuonConfig(learning_rate=0.004, rest_learning_rate=0.002, weight_decay=0.0)
+    phases = (
+        Phase(steps, 2, fast, WarmupStableDecayConfig(warmup=0.02, decay=0.0), sequences=16, context=128),
+        Phase(
+            steps // 4, 2, mid, WarmupStableDecayConfig(warmup=0.0, decay=0.8, min_ratio=0.2), sequences=16, context=256
+        ),
+        Phase(max(1, steps // 30), 6, calm, WarmupStableDecayConfig(warmup=0.0, decay=1.0), sequences=16, context=256),
     )
-    model.save_pretrained(folder)
-    meter.report("trained", steps=steps)
+    made = train_in_phases(phases, tokens_folder, folder, shape, compile="always")
+    meter.report("trained", steps=made)
