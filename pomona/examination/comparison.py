@@ -21,6 +21,7 @@ EQUAL = 0.05
 LEVEL = 0.005
 """Two losses count as level when they differ by at most this share: one seed cannot tell them apart."""
 
+Outcome = Literal["ahead", "behind", "level", "open"]
 Unit = Literal["bits_per_byte", "nats_per_token"]
 UNIT_NAMES: dict[Unit, str] = {"bits_per_byte": "bits/byte", "nats_per_token": "nats/token"}
 
@@ -112,7 +113,7 @@ class Comparison:
         caveats: what weakens it.
     """
 
-    outcome: Literal["ahead", "behind", "level", "open"]
+    outcome: Outcome
     headline: str
     details: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
@@ -236,48 +237,48 @@ def compare(data: ReportData) -> Comparison:
         return Comparison("open", headline, details, figures)
     best = min(contests, key=lambda contest: contest.theirs)
     name = "the baseline" if len(baselines) == 1 else f"the strongest baseline ({visible(best.baseline.name)})"
-    speed, speed_figures = _speed(data, recipe, best, unit, name)
-    places = _places(best.ours, best.theirs)
     difference = best.ours - best.theirs
-    share = abs(difference) / best.theirs if best.theirs else 0.0
-    opening = (
-        f"At equal compute ({flops(best.budget)} each) the recipe reaches {fixed(best.ours, places)} {UNIT_NAMES[unit]}"
+    share = abs(difference) / best.theirs
+    outcome: Outcome = "level" if share <= LEVEL else "ahead" if difference < 0 else "behind"
+    speed, speed_figures = _speed(recipe, best, unit, name) if outcome != "level" else ((), ())
+    places = _places(best.ours, best.theirs)
+    size = f"{fixed(abs(difference), places)} ({percent(share)})"
+    verdict = {
+        "ahead": f"better by {size}",
+        "behind": f"the recipe loses by {size}",
+        "level": "level within half a percent, nothing gained or lost",
+    }[outcome]
+    headline = (
+        f"At equal compute ({flops(best.budget)} each) the recipe reaches {fixed(best.ours, places)} "
+        f"{UNIT_NAMES[unit]}, {name} {fixed(best.theirs, places)}: {verdict}."
     )
-    if share <= LEVEL:
-        outcome: Literal["ahead", "behind", "level"] = "level"
-        end = "level within half a percent, so nothing was gained or lost."
-    else:
-        outcome = "ahead" if difference < 0 else "behind"
-        verb = "better" if difference < 0 else "worse"
-        end = f"{fixed(abs(difference), places)} {verb} ({percent(share)})."
-        if outcome == "behind":
-            end = f"the recipe loses by {fixed(abs(difference), places)} ({percent(share)})."
-    headline = f"{opening}, {name} {fixed(best.theirs, places)}: {end}"
-    sign = "" if share <= LEVEL else MINUS if difference < 0 else "+"
+    sign = {"ahead": MINUS, "behind": "+", "level": ""}[outcome]
     first = Figure(sign + percent(share), f"{UNIT_NAMES[unit]} against {name} at equal compute")
     return Comparison(outcome, headline, (*speed, *details), (first, *speed_figures, *figures), best.caveats)
 
 
 def final_value(data: ReportData, arm: Arm, unit: Unit) -> float | None:
     """Held-out loss of what an arm trained, before compression: its dense model's, else its last measurement."""
-    rows = [row for row in data.models if row.arm == arm.name and row.form == "dense" and row.quality is not None]
-    if rows:
-        return _row_value(rows[-1], unit)
+    row = dense_row(data, arm)
+    if row is not None and row.quality is not None:
+        return _row_value(row, unit)
     for stage in reversed(arm.stages):
         if stage.kind != "quantize" and (value := _quality(stage, unit)) is not None:
             return value
     return None
 
 
+def dense_row(data: ReportData, arm: Arm) -> ModelRow | None:
+    """The uncompressed model at the end of an arm: among rows named like a stage the latest, else the last row."""
+    order = {stage.name: index for index, stage in enumerate(arm.stages)}
+    rows = [row for row in data.models if row.arm == arm.name and row.form == "dense"]
+    return max(rows, key=lambda row: (order.get(row.name, len(order)), rows.index(row)), default=None)
+
+
 def compressed_pairs(data: ReportData) -> list[tuple[ModelRow, ModelRow]]:
     """(dense, compressed) rows of the same arm."""
-    pairs = []
-    for row in data.models:
-        if row.form != "dense":
-            dense = [other for other in data.models if other.arm == row.arm and other.form == "dense"]
-            if dense:
-                pairs.append((dense[-1], row))
-    return pairs
+    dense = {arm.name: row for arm in data.arms if (row := dense_row(data, arm)) is not None}
+    return [(dense[row.arm], row) for row in data.models if row.form != "dense" and row.arm in dense]
 
 
 @dataclass(frozen=True)
@@ -295,42 +296,43 @@ def _contest(data: ReportData, recipe: Arm, baseline: Arm, unit: Unit) -> _Conte
     """Both arms at the smaller of the two budgets; the longer one is read from its curve there."""
     mine, other = curve_of(recipe, unit), curve_of(baseline, unit)
     ours, theirs = final_value(data, recipe, unit), final_value(data, baseline, unit)
-    if ours is None or theirs is None or not mine.flops or not other.flops:
+    if not ours or not theirs or not mine.flops or not other.flops:
         return None
     if max(mine.flops, other.flops) <= (1 + EQUAL) * min(mine.flops, other.flops):
         return _Contest(baseline, max(mine.flops, other.flops), ours, theirs)
     longer, budget = (mine, other.flops) if mine.flops > other.flops else (other, mine.flops)
     middle = value_at(longer.validation, budget)
-    if middle is None:
+    shorter = other if longer is mine else mine
+    if middle is None or not shorter.validation:
         return None
+    end = shorter.validation[-1].value
     who = "recipe" if longer is mine else "baseline"
     caveat = (
         f"The {who} was given {number(longer.flops / budget, 3)} times the compute; it is read from its curve at "
         f"{flops(budget)}, where its learning rate may not have decayed yet."
     )
-    pair = (middle, theirs) if longer is mine else (ours, middle)
+    pair = (middle, end) if longer is mine else (end, middle)
     return _Contest(baseline, budget, *pair, caveats=(caveat,))
 
 
-def _speed(
-    data: ReportData, recipe: Arm, contest: _Contest, unit: Unit, name: str
-) -> tuple[tuple[str, ...], tuple[Figure, ...]]:
+def _speed(recipe: Arm, contest: _Contest, unit: Unit, name: str) -> tuple[tuple[str, ...], tuple[Figure, ...]]:
     """How much sooner the better arm was where the other one ended."""
     ahead = contest.ours < contest.theirs
     quick, slow = (recipe, contest.baseline) if ahead else (contest.baseline, recipe)
-    target = final_value(data, slow, unit)
     end = curve_of(slow, unit)
-    hit = reached(curve_of(quick, unit).validation, target) if target is not None else None
+    hit = reached(curve_of(quick, unit).validation, end.validation[-1].value) if end.validation else None
     if hit is None or not hit.flops or not hit.seconds or hit.flops >= end.flops:
         return (), ()
     whose, who = (name, "the recipe") if ahead else ("the recipe", name)
+    share = percent(hit.flops / end.flops, 0)
     sentence = (
-        f"{who[0].upper()}{who[1:]} is where {whose} ends after {percent(hit.flops / end.flops, 0)} of its compute "
-        f"and {duration(hit.seconds)} instead of {duration(end.seconds)}."
+        f"{who[0].upper()}{who[1:]} has {whose}'s final quality after {share} of its compute, "
+        f"in {duration(hit.seconds)} instead of {duration(end.seconds)}."
     )
     if not ahead:
         return (sentence,), ()
-    return (sentence,), (Figure(f"{number(end.flops / hit.flops, 2)}{TIMES}", f"less compute to where {name} ends"),)
+    times = f"{number(end.flops / hit.flops, 2)}{TIMES}"
+    return (sentence,), (Figure(times, f"less compute to {name}'s final quality"),)
 
 
 def _compressed(data: ReportData, recipe: Arm, unit: Unit) -> tuple[tuple[str, ...], tuple[Figure, ...]]:
@@ -421,9 +423,9 @@ def _sum_by_name(parts: Iterable[Mapping[str, Charge]]) -> dict[str, Charge]:
 
 
 def _places(left: float, right: float) -> int:
-    """Decimals that show the difference of two losses with two digits, at least 2 and at most 4."""
+    """Decimals that show two losses and their difference: 2, or up to 4 where the difference is small."""
     difference = abs(left - right)
-    return 2 if difference >= 0.095 or not difference else min(4, max(2, 1 - math.floor(math.log10(difference))))
+    return 2 if difference >= 0.045 or not difference else min(4, max(2, 1 - math.floor(math.log10(difference))))
 
 
 def _shown(value: float, unit: Unit) -> str:

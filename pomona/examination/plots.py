@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
@@ -463,39 +464,25 @@ def _steps(low: float, high: float, wanted: int) -> list[float]:
 
 
 def _log_ticks(start: float, end: float, axis: Axis) -> list[float]:
-    """Round numbers of a logarithmic axis, at least a fifth of it apart."""
+    """Evenly spread round numbers of a logarithmic axis: the finest series whose names stay clear of each other."""
     if axis == "seconds":
-        rounds = [
-            1e-3,
-            1e-2,
-            0.1,
-            0.5,
-            1,
-            2,
-            5,
-            10,
-            30,
-            60,
-            120,
-            300,
-            600,
-            1800,
-            3600,
-            7200,
-            18000,
-            36000,
-            86400,
-            864000,
-        ]
+        parts = [0.001, 0.01, 0.1, 0.5]
+        middle = [1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 900, 1800, 3600, 7200, 14400, 28800, 57600]
+        days = [86400 * 2**power for power in range(1, 10)]
+        coarse = [0.001, 0.1, 10, 60, 600, 3600, 36000, 864000, 1e7]
+        series = [[*parts, *middle, *days], [*parts[::2], *middle[::2], *days[::2]], coarse]
+        room = 7.5
     else:
-        lowest = math.floor(math.log10(start))
-        rounds = [factor * 10.0**power for power in range(lowest, lowest + 5) for factor in (1, 2, 5)]
+        powers = range(math.floor(math.log10(start)), math.ceil(math.log10(end)) + 1)
+        factors: tuple[tuple[int, ...], ...] = ((1, 2, 5), (1, 3), (1,))
+        series = [[factor * 10.0**power for power in powers for factor in chosen] for chosen in factors]
+        room = 5.5
     whole = math.log(end / start)
-    chosen: list[float] = []
-    for value in (value for value in rounds if start <= value <= end):
-        if not chosen or math.log(value / chosen[-1]) >= whole / 5.5:
-            chosen.append(value)
-    return chosen
+    for values in series:
+        shown = [value for value in values if start <= value <= end]
+        if all(math.log(right / left) >= whole / room for left, right in pairwise(shown)):
+            return shown
+    return shown[:: math.ceil(len(shown) / room)]
 
 
 def _apart(heights: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _curves(data: ReportData) -> str:
 def _costs(data: ReportData, unit: Unit) -> str:
     if not any(arm.stages for arm in data.arms) and not data.shared:
         return ""
-    columns = ("Stage", "Parameters", "Tokens", "Compute", "Time", "Peak memory", "Of that, beside training steps")
+    columns = ("Stage", "Parameters", "Tokens", "Compute", "Time", "Peak memory", "Of that, beside training")
     heads = (*columns, UNIT_NAMES[unit], "Change")
     variables = arm_variables(data.arms)
     groups = [_shared_rows(data.shared, heads)] if data.shared else []
@@ -166,8 +167,8 @@ def _aside(data: ReportData) -> str:
     for arm in data.arms:
         charges = _charges(total_cost(arm.stages).aside)
         if charges:
-            parts.append(f"{_name(arm.name)} {_text('; '.join(charges))}")
-    return ". ".join(parts) + "." if parts else ""
+            parts.append(f"{_name(arm.name)} ({_text('; '.join(charges))})")
+    return "; ".join(parts) + "." if parts else ""
 
 
 def _models(data: ReportData, unit: Unit) -> str:
@@ -237,25 +238,25 @@ def _slices(data: ReportData, unit: Unit) -> str:
         cells = [_name(name), *(_text(fixed(value, 3)) if value is not None else "" for value in values)]
         lines.append(f"<tr>{_cells(cells, heads)}</tr>")
     table = _table(heads, [f"<tbody>{''.join(lines)}</tbody>"], numeric=range(1, len(heads)))
-    return f"<h3>{_text(UNIT_NAMES[unit].capitalize())} by part</h3>{table}"
+    return f"<h3>{_text(UNIT_NAMES[unit].replace('/', ' per ').capitalize())}, by part of the text</h3>{table}"
 
 
 def _samples(data: ReportData) -> str:
     if not data.samples:
         return ""
-    return _section("What the models write", "".join(_sample(sample) for sample in data.samples))
+    groups = groupby(data.samples, key=lambda sample: sample.mode)
+    body = "".join(f"<h3>{_text(mode)}</h3>{''.join(map(_sample, samples))}" for mode, samples in groups)
+    return _section("What the models write", body)
 
 
 def _sample(sample: Sample) -> str:
+    parts = [(name, text.removeprefix(" ")) for name, text in sample.continuations.items()]
     columns = "".join(
         f'<div><h4>{_name(name)}</h4><p class="written" dir="auto">{_text(text, lines=True)}</p></div>'
-        for name, text in sample.continuations.items()
+        for name, text in parts
     )
-    prompt = f'<span class="written" dir="auto">{_text(sample.prompt, lines=True)}</span>'
-    return (
-        f'<article class="sample"><p class="prompt">{prompt} <small>{_text(sample.mode)}</small></p>'
-        f'<div class="columns">{columns}</div></article>'
-    )
+    prompt = f'<p class="prompt written" dir="auto">{_text(sample.prompt.rstrip(), lines=True)}</p>'
+    return f'<article class="sample">{prompt}<div class="columns">{columns}</div></article>'
 
 
 def _recipe(data: ReportData) -> str:

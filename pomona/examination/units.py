@@ -18,6 +18,7 @@ def number(value: float, digits: int = 3) -> str:
         return "not finite"
     if value == 0:
         return "0"
+    value = float(f"{value:.{digits - 1}e}")  # first, because 0.9996 has one digit more before the point than it seems
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{places}f}"
     return text.replace("-", MINUS)
