@@ -4,7 +4,7 @@
 
     run = pomona.run("demo")                                   # a recipe: a name, a YAML file, or plain values
     pomona.grow("runs/small", method="g-stack", factor=2, out="runs/grown")
-    print(pomona.generate("runs/demo/export", "The module"))
+    print(pomona.generate("runs/grown", "The module")[0].text)
 
 Importing this is fast: names are looked up when they are used.
 """

@@ -118,7 +118,7 @@ def generate(
     """Continue a text."""
     from pomona.cli.writing import write_on
 
-    write_on(model, prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    write_on(model, prompt, max_new_tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
 
 
 def main() -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.text import Text
-
-from pomona.ground.console import console, output
+from pomona.ground.console import console
 
 
 def write_on(model: str, prompts: Sequence[str], **choices: Any) -> None:
-    """Print each prompt with its continuation; the speed goes to standard error."""
-    from pomona.runtime import generate
+    """Print each prompt with its continuation as it is written; the speed goes to standard error."""
+    from pomona.runtime import Generator
+    from pomona.stages.models import without_bars
 
-    for prompt, result in zip(prompts, generate(model, list(prompts), **choices), strict=True):
-        output().print(Text(prompt, "bold") + Text(result.text), soft_wrap=True)
-        console().print(f"[dim]{result.tokens_per_second:.0f} tokens/s[/]")
+    with without_bars():
+        generator = Generator.load(model)
+    for prompt in prompts:
+        sys.stdout.write(prompt)
+        (made,) = generator.generate(prompt, stream=lambda _, piece: _write(piece), **choices)
+        _write("\n")
+        console().print(f"[dim]{len(made.tokens)} tokens, {made.tokens_per_second:,.0f} per second[/]")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

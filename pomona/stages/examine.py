@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
+from pomona.catalog import ObjectiveMethod
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
 
 
@@ -19,6 +20,8 @@ class ExamineStage(Stage):
     """Names of stages, or folders. Default: every model that no later stage trains on."""
     data: str | None = None
     """The tokens whose held-out part is used: name of a stage, or a folder."""
+    objective: ObjectiveMethod = Field(default="next-token", validate_default=True)
+    """What the models are scored by. Speed and samples are for next-token models."""
     tokens: PositiveInt = 131_072
     """Held-out tokens."""
     seq_length: PositiveInt = 256

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,57 +11,87 @@ from pomona.data import Corpus, Tokens, validation_batches
 from pomona.engine import Ledger
 from pomona.engine.speed import training_dtype
 from pomona.examination.quality import examine as quality_of
-from pomona.examination.records import Examination, ModelRow
-from pomona.examination.samples import continue_prompts, prompts_from, writer_of
+from pomona.examination.records import Examination, ModelRow, Sample
+from pomona.examination.samples import Generate, Sampling, continue_prompts, prompts_from
 from pomona.examination.size import size_of
 from pomona.ground.console import say
 from pomona.ground.errors import DataError
 from pomona.ground.files import write_json
-from pomona.objectives import NextToken
+from pomona.ground.machine import has_fast_bfloat16
+from pomona.runtime import Generator
 from pomona.stages.base import Artefact, Job, Made
+from pomona.stages.models import without_bars
 
 if TYPE_CHECKING:
     from pomona.stages.examine import ExamineStage
 
 PROMPTS = ("The", "This function returns", "To install the package,")
 """Where no held-out document is long enough."""
+WORDS = 48
+"""Tokens of a sample."""
 
 
 def examine(stage: ExamineStage, job: Job) -> Made:
     """Measure every model; writes examination.json."""
     data = job.input("data")
     tokens = Tokens.open(data.folder)
+    objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
     batches = validation_batches(
         tokens.validation, batch_size=16, seq_length=stage.seq_length, limit_tokens=stage.tokens
     )
+    prompts = stage.prompts or held_out_prompts(data)
     ledger = Ledger()
-    rows = []
+    rows: list[ModelRow] = []
+    samples: dict[tuple[str, str], dict[str, str]] = {}
     for artefact in job.inputs["models"]:
         quality = quality_of(
             artefact.folder,
-            NextToken(),
+            objective,
             batches,
             token_bytes=torch.from_numpy(tokens.token_bytes),
             dtype=training_dtype("auto"),
             ledger=ledger,
         )
-        rate, by = decode_rate(artefact.folder, stage.decode_tokens)
+        rate, by = None, ""
+        if stage.objective.method == "next-token":
+            generator = open_for_writing(artefact)
+            speed = generator.measure(stage.decode_tokens)
+            rate, by = speed.tokens_per_second, f"{speed.engine}, {speed.scheme}"
+            for sample in continue_prompts({artefact.name: writer_of(generator)}, prompts, max_new_tokens=WORDS):
+                samples.setdefault((sample.prompt, sample.mode), {}).update(sample.continuations)
         rows.append(row_of(artefact, quality, rate, by))
         bits = f" ({quality.bits_per_byte:.3f} bits/byte)" if quality.bits_per_byte is not None else ""
-        speed = f", writes {rate:.0f} tokens/s" if rate else ""
-        say(f"  {artefact.name}: {quality.nats_per_token:.3f} nats/token{bits}{speed}")
-    writers = {artefact.name: writer_of(artefact.folder) for artefact in job.inputs["models"]}
-    samples = continue_prompts(writers, stage.prompts or held_out_prompts(data), max_new_tokens=48)
+        pace = f", writes {rate:,.0f} tokens/s" if rate else ""
+        say(f"  {artefact.name}: {quality.nats_per_token:.3f} nats/token{bits}{pace}")
+    written = [Sample(prompt, texts, mode) for (prompt, mode), texts in samples.items()]
     write_json(
         job.folder / "examination.json",
-        {"models": [asdict(row) for row in rows], "samples": [asdict(sample) for sample in samples]},
+        {"models": [asdict(row) for row in rows], "samples": [asdict(sample) for sample in written]},
     )
     return Made({"models": [row.name for row in rows], "note": f"{len(rows)} models"}, ledger)
 
 
-def decode_rate(folder: Path, tokens: int) -> tuple[float | None, str]:
-    """Tokens per second of writing one sequence, and what wrote them."""
-    return None, ""
+def open_for_writing(artefact: Artefact) -> Generator:
+    """The fast decoder; dense weights in bfloat16 where the processor multiplies it, the best that they can do."""
+    dense = not artefact.facts.get("bits")
+    with without_bars():
+        return Generator.load(
+            artefact.folder, dtype="bfloat16" if dense and has_fast_bfloat16() else "auto", quiet=True
+        )
+
+
+def writer_of(generator: Generator) -> Generate:
+    """The decoder as what continues a prompt. A prompt longer than half of the positions loses its beginning."""
+
+    def write(prompt: str, *, max_new_tokens: int, sampling: Sampling) -> str:
+        assert generator.tokenizer is not None
+        ids = list(generator.tokenizer(prompt)["input_ids"])
+        if generator.max_positions is not None:
+            ids = ids[-max(1, generator.max_positions // 2) :]
+        (made,) = generator.generate([ids], max_new_tokens, temperature=sampling.temperature, seed=sampling.seed)
+        return made.text
+
+    return write
 
 
 def held_out_prompts(data: Artefact) -> tuple[str, ...]:

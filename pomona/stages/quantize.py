@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from pomona.catalog import Quantization
+from pomona.catalog import ObjectiveMethod, Quantization
 from pomona.ground.errors import PomonaError
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
 
@@ -31,6 +31,8 @@ class QuantizeStage(Stage):
     """Training tokens whose activations the method sees."""
     seq_length: PositiveInt = 256
     """Tokens per calibration sequence."""
+    objective: ObjectiveMethod = Field(default="next-token", validate_default=True)
+    """What the result is scored by."""
     validation_tokens: PositiveInt = 65_536
     """Held-out tokens on which the result is evaluated."""
     method: Quantization = Field(default="gptq", validate_default=True)
@@ -92,7 +94,6 @@ class QuantizeStage(Stage):
         from pomona.data import Tokens, validation_batches
         from pomona.engine import Ledger, evaluate
         from pomona.engine.speed import training_dtype
-        from pomona.objectives import NextToken
         from pomona.quantization.export import save_compressed
         from pomona.stages import models
 
@@ -114,7 +115,7 @@ class QuantizeStage(Stage):
             )
             quality = evaluate(
                 body,
-                NextToken(),
+                self.objective.build(tokens.tokenizer),  # type: ignore[attr-defined]
                 held_out,
                 token_bytes=torch.from_numpy(tokens.token_bytes),
                 dtype=training_dtype("auto"),

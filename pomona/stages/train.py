@@ -131,7 +131,7 @@ def continued(tokens: Tokens, stage: TrainingStage, seed: int, earlier: Read) ->
         tokens.train,
         batch_size=stage.batch_size if len(sizes) == 1 else lambda step: run_at(step)[1],
         seq_length=stage.seq_length if len(lengths) == 1 else lambda step: run_at(step)[2],
-        longest=max(lengths),
+        longest=max(*lengths, stage.chunk_length or 0),
         seed=seed,
         world_size=PartialState().num_processes,
         respect_documents=stage.respect_documents,

@@ -49,6 +49,9 @@ class TrainingStage(Stage):
     """Sequences per optimizer step, over all processes."""
     seq_length: PositiveInt = 256
     """Tokens per sequence."""
+    chunk_length: PositiveInt | None = None
+    """Tokens of the pieces that are shuffled; the longest `seq_length` of the stages that continue this model, so
+    that they read on exactly where this one stops. Default: `seq_length`."""
     respect_documents: bool = False
     """Keep packed documents apart: attention stays within each, positions start anew."""
     steps: PositiveInt | None = None
@@ -88,6 +91,8 @@ class TrainingStage(Stage):
         if len(given) != 1:
             found = " and ".join(given) if given else "none"
             raise ValueError(f"a budget is one of {', '.join(BUDGETS)}; found {found}")
+        if self.chunk_length is not None and self.chunk_length < self.seq_length:
+            raise ValueError(f"chunk_length {self.chunk_length} must not be below seq_length {self.seq_length}")
         if self.sweep and "learning_rate" not in type(self.optimizer).model_fields:
             raise ValueError(f"{self.optimizer.method} has no learning_rate to sweep")
         return self
