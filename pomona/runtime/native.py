@@ -15,8 +15,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ FLAGS = (
     "-shared",
     "-w",
 )
+CHUNK, WORD = 128, 8
+"""Columns of a packed row that step.cpp reads at once, and columns to a 32-bit word."""
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 _STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.int32: 2, torch.int8: 3}
 
@@ -439,26 +442,10 @@ class NativeStep:
         weight = linear.weight
         bias = self._address(None if linear.bias is None else linear.bias.float().contiguous())
         if isinstance(weight, PackedWeight):
-            size, groups = weight.group_size, weight.scale.shape[1]
-            if groups > 1 and 128 % size and size % 128:
-                raise NoNativeStep(f"groups of {size} columns neither divide 128 nor are a multiple of it")
-            if groups > 1 and size < 8:
-                raise NoNativeStep(f"groups of {size} columns are shorter than one packed word")
-            if groups == 1:
-                size = -(-weight.columns // 128) * 128
-            return _Matrix(
-                data=self._large(weight.words),
-                scale=self._large(weight.scale),
-                zero=self._address(weight.zero),
-                order=self._address(weight.order),
-                bias=bias,
-                rows=weight.rows,
-                columns=weight.columns,
-                groups=groups,
-                group_size=size,
-                storage=_STORAGE[weight.words.dtype],
-                scale_is_bfloat16=int(weight.scale.dtype == torch.bfloat16),
-            )
+            fitted = with_kernel_groups(weight)
+            if fitted is not None:
+                return self._packed(fitted, bias)
+            weight = weight.dequantize()  # groups so odd that no kernel follows them
         if weight.dtype not in (torch.float32, torch.bfloat16):
             weight = weight.float()
         weight = weight.contiguous()
@@ -470,6 +457,21 @@ class NativeStep:
             storage=_STORAGE[weight.dtype],
         )
 
+    def _packed(self, weight: PackedWeight, bias: int | None) -> _Matrix:
+        return _Matrix(
+            data=self._large(weight.words),
+            scale=self._large(weight.scale),
+            zero=self._address(weight.zero),
+            order=self._address(weight.order),
+            bias=bias,
+            rows=weight.rows,
+            columns=weight.columns,
+            groups=weight.scale.shape[1],
+            group_size=weight.group_size,
+            storage=_STORAGE[weight.words.dtype],
+            scale_is_bfloat16=int(weight.scale.dtype == torch.bfloat16),
+        )
+
     def _screen(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> _Matrix:
         return _Matrix(
             data=self._large(codes),
@@ -479,6 +481,28 @@ class NativeStep:
             columns=codes.shape[1],
             storage=_STORAGE[torch.int8],
         )
+
+
+def with_kernel_groups(weight: PackedWeight) -> PackedWeight | None:
+    """The same weight in groups that divide `CHUNK` columns or are a multiple of it, each of whole words; or None.
+
+    One group to a row becomes a group of whole chunks. Other sizes are cut into equal parts with the same scale.
+    """
+    size, groups = weight.group_size, weight.scale.shape[1]
+    if groups == 1:
+        return replace(weight, group_size=-(-weight.columns // CHUNK) * CHUNK)
+    part = gcd(size, CHUNK)
+    if part < WORD:
+        return None
+    if size % CHUNK == 0 or part == size:
+        return weight
+    count = -(-weight.columns // part)
+
+    def cut(values: Tensor) -> Tensor:
+        return values.repeat_interleave(size // part, dim=1)[:, :count].contiguous()
+
+    zero = None if weight.zero is None else cut(weight.zero)
+    return replace(weight, scale=cut(weight.scale), zero=zero, group_size=part)
 
 
 class _Arena:

@@ -152,14 +152,14 @@ class PackedLinear(nn.Module):
     dtype); many rows, and weights that it does not take, are decoded and multiplied in the input's dtype.
     """
 
-    bias: Tensor | None
+    bias: nn.Parameter | None
     blocks: Tensor | None
     scale_and_zero: Tensor | None
 
     def __init__(self, weight: PackedWeight, bias: Tensor | None = None) -> None:
         super().__init__()
         self.weight, self.in_features, self.out_features = weight, weight.columns, weight.rows
-        self.register_buffer("bias", bias, persistent=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         self.register_buffer("blocks", None, persistent=False)
         self.register_buffer("scale_and_zero", None, persistent=False)
 

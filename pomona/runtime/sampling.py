@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 import torch
@@ -37,7 +38,9 @@ class SamplingConfig(Config):
 
 def generator_of(config: SamplingConfig, index: int) -> torch.Generator:
     """The random stream of prompt number `index`."""
-    return torch.Generator().manual_seed((config.seed * 1_000_003 + index) % 2**63)
+    # torch's generator on the CPU looks at 32 bits of a seed: they have to depend on all of both numbers.
+    digest = hashlib.sha256(f"{config.seed} {index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4]))
 
 
 def choose(logits_V: Tensor, config: SamplingConfig, generator: torch.Generator) -> int:
