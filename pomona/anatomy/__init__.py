@@ -6,9 +6,11 @@ from pomona.anatomy.attention import use_attention
 from pomona.anatomy.block import Attention, Block, FeedForward, Stack
 from pomona.anatomy.body import Anatomy, of
 from pomona.anatomy.declaration import Shape
+from pomona.anatomy.permute import permute_
 from pomona.anatomy.registry import known_shapes, register
 from pomona.anatomy.space import Axis, Space
 from pomona.anatomy.taps import tap_inputs, tap_outputs
+from pomona.anatomy.verify import Verification, verify
 from pomona.anatomy.walk import BlockWalk
 from pomona.anatomy.weight import Norm, Weight
 
@@ -23,11 +25,14 @@ __all__ = [
     "Shape",
     "Space",
     "Stack",
+    "Verification",
     "Weight",
     "known_shapes",
     "of",
+    "permute_",
     "register",
     "tap_inputs",
     "tap_outputs",
     "use_attention",
+    "verify",
 ]

@@ -1,0 +1,75 @@
+"""Permute a space: reorder the same coordinates in every weight that names it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pomona.anatomy.space import Space
+from pomona.anatomy.weight import Weight
+from pomona.ground.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from pomona.anatomy.body import Anatomy
+
+
+def permutable(body: Anatomy, space: Space) -> bool:
+    """Whether a permutation of `space`, applied to all of its weights, leaves what the model computes unchanged.
+
+    Tables that are indexed from outside (vocabulary, positions, token types, distances) are not; neither are the
+    features of queries and keys under rotary positions, which turn them in fixed pairs.
+    """
+    if space.name == "head_dim":
+        return "rotary" not in body.capabilities
+    return space.name in {"residual", "head", "kv_head", "value_dim", "feed_forward"}
+
+
+def permute_(body: Anatomy, space: Space, order: Tensor) -> None:
+    """Put coordinate `order[i]` of a space in place i, in every weight that names it; logits stay as they are.
+
+    Args:
+        order: (size,) int64, a permutation. Query heads must stay within the group of their key-value head.
+    Raises:
+        UnsupportedModel: the model computes something else after a permutation of this space. Nothing was changed.
+        ValueError: not a permutation, or one that mixes groups.
+    """
+    if not permutable(body, space):
+        raise UnsupportedModel(
+            f"{space} of {type(body.model).__name__} cannot be permuted (nothing was changed)",
+            needs="a space whose coordinates are interchangeable",
+            found=space.name,
+            do="choose residual, head, kv_head, value_dim or feed_forward",
+        )
+    if sorted(order.tolist()) != list(range(space.size)):
+        raise ValueError(f"{order.tolist()} is not a permutation of the {space.size} coordinates of {space}")
+    if space.parent is not None:
+        group = space.size // space.parent.size
+        if not torch.equal(order // group, torch.arange(space.size) // group):
+            raise ValueError(f"{order.tolist()} moves heads of {space} between key-value heads")
+    reorder_(body, space, order)
+
+
+def reorder_(body: Anatomy, space: Space, order: Tensor, left_out: tuple[Weight, int] | None = None) -> None:
+    """`permute_` without its checks, and without one member of the space."""
+    for weight, dim in body.members(space):
+        if left_out is None or (weight, dim) != left_out:
+            index = weight.axes[dim].indices(space, order)
+            weight.write_(weight.read().index_select(dim, index.to(weight.parameter.device)))
+
+
+def derangement(space: Space, generator: torch.Generator) -> Tensor | None:
+    """A random permutation without fixed points, within groups where there are any; None when there is none."""
+    groups = 1 if space.parent is None else space.parent.size
+    size = space.size // groups
+    if size < 2:
+        return None
+    # A cycle through all coordinates in random order has no fixed point.
+    orders = []
+    for group in range(groups):
+        cycle = torch.randperm(size, generator=generator)
+        order = torch.empty(size, dtype=torch.int64)
+        order[cycle] = cycle.roll(1)
+        orders.append(order + group * size)
+    return torch.cat(orders)
