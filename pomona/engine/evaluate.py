@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,8 +55,8 @@ def bits_per_byte(nats: float, byte_count: int) -> float | None:
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Run matrix products in `dtype`; None leaves them as they are."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    """Run matrix products in `dtype`; None: in the weights' own, whatever an outer context or library has set."""
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 @torch.no_grad()

@@ -165,7 +165,7 @@ def fit(
         compiling = should_compile(config.compile, body, objective, first[0], passes=passes, dtype=dtype, folder=folder)
         flops.of(first[0])
         stack.enter_context(compiled_blocks(body, compiling))
-        step_module, prepared_optimizer = accelerator.prepare(_Step(body, objective), optimizer)
+        step_module, prepared_optimizer = accelerator.prepare(_Step(body, objective, dtype), optimizer)
         parameters = trainable(model, objective)
         loader = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="pomona-batches"))
         stopping = stack.enter_context(StopRequest())
@@ -185,7 +185,7 @@ def fit(
                 group["lr"] = group["peak_lr"] * factor
             torch.manual_seed(_mix(config.seed, done, accelerator.process_index))
 
-            nats = _accumulate(accelerator, step_module, micro_batches, device, dtype)
+            nats = _accumulate(accelerator, step_module, micro_batches, device)
             targets = sum(count_targets(micro) for micro in micro_batches)
             nats, targets = _over_ranks(accelerator, nats, targets)
             norm = _scale_gradients(parameters, accelerator.num_processes / max(targets, 1), config.clip)
@@ -254,14 +254,15 @@ def fit(
 class _Step(nn.Module):
     """Model and objective as one module, so that DDP and FSDP see the whole forward pass."""
 
-    def __init__(self, body: Anatomy, objective: Objective) -> None:
+    def __init__(self, body: Anatomy, objective: Objective, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.model = body.model
         self.objective = objective
-        self._body = body
+        self._body, self._dtype = body, dtype
 
     def forward(self, batch: Batch) -> Loss:
-        return self.objective(self._body, batch)
+        with autocast(batch["input_ids"].device, self._dtype):
+            return self.objective(self._body, batch)
 
 
 class _FlopsByLength:
@@ -283,7 +284,6 @@ def _accumulate(
     step_module: nn.Module,
     micro_batches: Sequence[Batch],
     device: torch.device,
-    dtype: torch.dtype | None,
 ) -> float:
     """Gradients of the summed loss of all micro-batches; returns that sum in nats."""
     nats = 0.0
@@ -291,8 +291,7 @@ def _accumulate(
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in micro.items()}
         last = index == len(micro_batches) - 1
         with ExitStack() if last else accelerator.no_sync(step_module):
-            with autocast(device, dtype):
-                loss = step_module(batch)
+            loss = step_module(batch)
             accelerator.backward(loss.total)
         nats += float(loss.total.detach())
     return nats

@@ -66,6 +66,9 @@ def linear_cross_entropy(
         dtype = torch.get_autocast_dtype(device)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
+    if not torch.is_grad_enabled():  # the function would take parameters for inputs whose gradients are wanted
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
+        bias_V = None if bias_V is None else bias_V.detach()
     total, correct = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N)  # type: ignore[no-untyped-call]
     return total, correct
 

@@ -49,8 +49,8 @@ def test_large_logits_stay_finite() -> None:
 
 
 def test_hits_are_counted_without_gradients() -> None:
-    """Accuracy is taken over counted rows only."""
-    hidden, weight = torch.eye(3), torch.eye(3)
+    """Accuracy is taken over counted rows only, also of parameters, which want gradients outside of `no_grad`."""
+    hidden, weight = torch.eye(3), torch.nn.Parameter(torch.eye(3))
     with torch.no_grad():
         _, correct = linear_cross_entropy(hidden, weight, None, torch.tensor([0, 2, IGNORED]))
     assert int(correct) == 1
