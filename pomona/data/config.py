@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pomona.ground.config import Config
+from pomona.ground.errors import did_you_mean
+
+ENVIRONMENTS = ("env:docs", "env:code", "env:pairs")
 
 
 class SourceConfig(Config):
@@ -26,6 +29,13 @@ class SourceConfig(Config):
     """Globs over relative paths that are left out."""
     split: str = "train"
     """The split of a hub dataset that is read."""
+
+    @field_validator("path")
+    @classmethod
+    def _known_environment(cls, value: str) -> str:
+        if value.startswith("env:") and value not in ENVIRONMENTS:
+            raise ValueError(f"is no embedded corpus; {did_you_mean(value, ENVIRONMENTS)}")
+        return value
 
     @model_validator(mode="before")
     @classmethod

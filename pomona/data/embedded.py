@@ -26,7 +26,7 @@ STANDARD_LIBRARY = "python"
 _SELF = "pomona"
 
 _PROSE = frozenset({".md", ".rst", ".txt"})
-_CODE = frozenset({".py", ".pyi"})
+_CODE = frozenset({".py"})
 _LEFT_OUT_FOLDERS = frozenset(
     {"test", "tests", "testing", "_test", "_tests", "idle_test", "lib2to3",
      "__pycache__", "site-packages", "dist-packages", "licenses", "license", "ensurepip", "pydoc_data"}
@@ -36,7 +36,7 @@ _LEFT_OUT_STEMS = re.compile(
     r"cmakelists|vendor|namespace_packages|dependency_links|record|wheel|installer)",
     re.IGNORECASE,
 )
-_TEST_FILE = re.compile(r"(test_.*|.*_tests?|conftest|setup)\.pyi?")
+_TEST_FILE = re.compile(r"(test_.*|.*_tests?|conftest|setup)\.py")
 
 
 class EnvironmentFile(NamedTuple):

@@ -162,7 +162,6 @@ def _finished_shard(folder: Path, stem: str) -> ShardFacts | None:
         facts = read_facts(path)
         if facts is not None:
             return facts
-        path.unlink()
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from pomona.data.config import SourceConfig
 from pomona.data.dedup import PLACES, content_digest, signatures
 from pomona.data.documents import Document, cut, tidy
 from pomona.data.readers import Reading, read_part
+from pomona.ground.files import storage_errors
 
 _BATCH_BYTES = 1 << 22
 
@@ -31,7 +33,8 @@ def extract(task: Mapping[str, Any]) -> dict[str, Any]:
     collecting = gc.isenabled()
     gc.disable()  # syntax trees hold no cycles; looking for some takes a third of the time
     try:
-        return _extract(task)
+        with storage_errors(Path(task["out"])):
+            return _extract(task)
     finally:
         if collecting:
             gc.enable()

@@ -182,7 +182,7 @@ def load_hub(source: SourceConfig) -> Dataset:
     where, config = (str(local), None) if local.is_dir() else ("/".join(words[:2]), "/".join(words[2:]) or None)
     try:
         dataset = datasets.load_dataset(where, config, split=source.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             "the dataset could not be loaded",
             where=f"{source.path}, split {source.split!r}",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pomona.data.config import CorpusConfig, SourceConfig
-from pomona.ground.errors import ConfigError, DataError, did_you_mean
+from pomona.ground.errors import DataError, did_you_mean
 from pomona.ground.files import content_hash
 
-FORMAT = 1  # raised when the same sources would give other documents
+FORMAT = 2  # raised when the same sources would give other documents
 
 PROSE = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex"})
 CODE = frozenset({
@@ -23,7 +23,6 @@ CODE = frozenset({
     ".ps1", ".sql", ".toml", ".yaml", ".yml", ".cmake",
 })  # fmt: skip
 LINES = frozenset({".jsonl", ".ndjson"})
-ENVIRONMENTS = ("env:docs", "env:code", "env:pairs")
 
 _PART_BYTES = 1 << 22
 _HUB_ROWS = 20_000
@@ -37,13 +36,10 @@ def parts_of(source: SourceConfig) -> list[Part]:
 
     Raises:
         DataError: nothing is there to be read.
-        ConfigError: `env:` or `hub:` is followed by something unknown.
     """
     if source.path.startswith("env:"):
         from pomona.data.embedded import environment_files
 
-        if source.path not in ENVIRONMENTS:
-            raise ConfigError(f"unknown embedded corpus {source.path!r}", do=did_you_mean(source.path, ENVIRONMENTS))
         files = environment_files(source)
         sized = [(list(file), file.size) for file in files]
         parts = [{"reader": "environment", "files": group} for group in _grouped(sized)]

@@ -181,5 +181,9 @@ def test_short_forms_and_wrong_values(tmp_path: Path) -> None:
     long = CorpusConfig.parse({"sources": [{"path": "env:docs"}]})
     assert CorpusConfig.parse("env:docs") == CorpusConfig.parse(["env:docs"]) == long
     assert CorpusConfig.parse({"sources": "env:docs"}) == long
+    with pytest.raises(ConfigError, match=r"no embedded corpus; did you mean 'env:docs'"):
+        CorpusConfig.parse("env:doc")
+    with pytest.raises(ConfigError, match="names no source"):
+        CorpusConfig.parse([])
     with pytest.raises(ConfigError, match=r"(?s)2 problems.*onbadlines.*'on_bad_lines'.*near_duplicates"):
         CorpusConfig.parse({"sources": [{"path": "x", "onbadlines": "skip"}], "near_duplicates": 7})

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from pomona.data.dedup import PLACES, content_digest, families, near_copies, signatures, similar_pairs
+from pomona.data.dedup import BAND, PLACES, RELATED, content_digest, families, near_copies, signatures, similar_pairs
 from tests.data.conftest import prose
 
 
@@ -82,6 +82,7 @@ def test_near_copies_are_found_and_nothing_else() -> None:
     assert copies[300:].sum() == 0
     exact = [jaccard(texts[a], texts[b]) for a, b in pairs.tolist()]
     assert np.abs(similarity - exact).max() < 0.25
+    assert similarity.min() >= RELATED
     assert (pairs[:, 0] < pairs[:, 1]).all() and len(np.unique(pairs, axis=0)) == len(pairs)
 
 
@@ -106,3 +107,15 @@ def test_large_buckets_of_the_same_text_leave_one(size: int) -> None:
     texts = [f"{prose(1, 100)} {number}" for number in range(size)] + [prose(2, 100)]
     pairs, similarity = similar_pairs(signatures(texts))
     assert near_copies(pairs, similarity, len(texts), 0.8).tolist() == [False] + [True] * (size - 1) + [False]
+
+
+def test_a_pair_is_found_although_each_of_its_buckets_begins_with_another_document() -> None:
+    """Catches buckets in which documents are compared with the first one only."""
+    random_places = np.random.default_rng(0)
+    others = random_places.integers(0, 2**32, (PLACES // BAND, PLACES), dtype=np.uint32)
+    first = np.concatenate([others[band, band * BAND : (band + 1) * BAND] for band in range(len(others))])
+    second = first.copy()
+    second[:10] += 1
+    pairs, similarity = similar_pairs(np.stack([*others, first, second]))
+    assert pairs.tolist() == [[len(others), len(others) + 1]]
+    assert similarity.tolist() == [1 - 10 / PLACES]

@@ -13,7 +13,7 @@ from pomona.data.embedded import environment_facts, environment_files, is_prose,
 
 DOC = '"""A module docstring that is long enough to be kept."""\nraise SystemExit("imported!")\n'
 PAGE = "This page explains in plain words what the package is for and how it is used by people.\n" * 4
-DOCS = frozenset({".py", ".pyi", ".md", ".rst", ".txt"})
+DOCS = frozenset({".py", ".md", ".rst", ".txt"})
 
 
 def install(root: Path, name: str, version: str, files: dict[str, str]) -> None:
@@ -98,7 +98,7 @@ def test_the_fingerprint_is_what_is_installed(environment: Path) -> None:
     ("name", "wanted"),
     [
         ("numpy/linalg/_linalg.py", True),
-        ("numpy/__init__.pyi", True),
+        ("numpy/__init__.pyi", False),
         ("numpy-2.0.dist-info/METADATA", True),
         ("numpy-2.0.dist-info/licenses/LICENSE.txt", False),
         ("numpy-2.0.dist-info/top_level.txt", False),

@@ -9,7 +9,7 @@ import pytest
 
 from pomona.data import SourceConfig, read_source
 from pomona.data.sources import parts_of, source_files
-from pomona.ground.errors import ConfigError, DataError
+from pomona.ground.errors import DataError
 
 
 @pytest.fixture
@@ -65,8 +65,6 @@ def test_what_is_not_there_is_named(tree: Path) -> None:
         parts_of(SourceConfig(path=f"{tree}/*.jsonl"))
     with pytest.raises(DataError, match="holds no file to read"):
         parts_of(SourceConfig(path=str(tree), include=["*.xyz"]))
-    with pytest.raises(ConfigError, match="did you mean 'env:docs'"):
-        parts_of(SourceConfig(path="env:doc"))
 
 
 def test_parts_cover_everything_once(tmp_path: Path, write_lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
