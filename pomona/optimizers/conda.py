@@ -196,12 +196,11 @@ class Conda(MatrixOptimizer):
 
         dtype = product_dtype(chunk[0], group["bfloat16"])
         basis_left, basis_right = (
-            torch.stack([state[name].to(dtype) for state in states]) if name in names else None
+            _stack([state[name] for state in states], dtype) if name in names else None
             for name in ("basis_left", "basis_right")
         )
-        grads = torch.stack([gradient(parameter).to(dtype) for parameter in chunk])
-        moments = torch.stack([state["exp_avg"].to(dtype) for state in states])
-        grads, moments = rotate(grads, basis_left, basis_right), rotate(moments, basis_left, basis_right)
+        grads = rotate(_stack([gradient(parameter) for parameter in chunk], dtype), basis_left, basis_right)
+        moments = rotate(_stack([state["exp_avg"] for state in states], dtype), basis_left, basis_right)
         for grad, moment, state in zip(grads, moments, states, strict=True):
             wide = grad.to(state["exp_avg_sq"].dtype)
             second = state["exp_avg_sq"].mul_(beta2).addcmul_(wide, wide, value=1 - beta2)
@@ -219,8 +218,8 @@ class Conda(MatrixOptimizer):
 def refresh(states: Sequence[dict[str, Any]], name: str, backend: Backend) -> int:
     """Renew the basis `name` of some matrices of one shape from their first moments; returns the FLOPs."""
     flops = 0
-    for known in (False, True):
-        due = [state for state in states if (name in state) == known]
+    new, known_ones = ([state for state in states if (name in state) == known] for known in (False, True))
+    for due, known in ((new, False), (known_ones, True)):
         if not due:
             continue
         left, moments = name == "basis_left", torch.stack([state["exp_avg"] for state in due])
@@ -238,6 +237,14 @@ def refresh_flops(rows: int, columns: int, *, left: bool, backend: Backend) -> i
     """FLOPs of one new basis: the Gram matrix, then eigenvectors (9 n^3), or a product and a QR (2 n^3 + 8/3 n^3)."""
     side, other = (rows, columns) if left else (columns, rows)
     return 2 * side * side * other + (9 * side**3 if backend == "exact" else 14 * side**3 // 3)
+
+
+def _stack(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """The tensors as one, converted on the way."""
+    stack = tensors[0].new_empty(len(tensors), *tensors[0].shape, dtype=dtype)
+    for place, tensor in zip(stack, tensors, strict=True):
+        place.copy_(tensor)
+    return stack
 
 
 def _by_device(tensors: list[Tensor]) -> list[list[Tensor]]:

@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 from pomona.ground.errors import UnsupportedModel
 from pomona.optimizers.parts import by_shape, gradient
 
-CHUNK_ELEMENTS = 2**20
+CHUNK_ELEMENTS = 5 * 2**18
 """Entries that one batched product works on: on a processor a chunk and its intermediates stay in the cache."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,10 @@ def by_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def in_chunks(parameters: list[nn.Parameter], elements: int) -> list[list[nn.Parameter]]:
-    """Batches of at most `elements` entries, or of one parameter."""
-    size = max(1, elements // parameters[0].numel())
+    """Parts of about `elements` entries, alike in size and, for two cores, even; or single parameters."""
+    most = max(1, elements // parameters[0].numel())
+    size = math.ceil(len(parameters) / math.ceil(len(parameters) / most))
+    size += size % 2 if most > 1 else 0
     return [parameters[start : start + size] for start in range(0, len(parameters), size)]
 
 

@@ -64,12 +64,13 @@ class InfiniteLrConfig(MethodConfig):
         `anneal: 0` nothing does.
 
         Raises:
-            ConfigError: the phases are longer than the run.
+            ConfigError: the phases are longer than a run that is annealed.
         """
         check_total(total_steps, self.method)
         warmup, cooldown = steps_of(self.warmup, total_steps), steps_of(self.cooldown, total_steps)
         anneal = steps_of(self.anneal, total_steps)
-        check_fits(self.method, total_steps, warmup=warmup, cooldown=cooldown, anneal=anneal)
+        if anneal:  # an open-ended run may end in any phase: the next one goes on from there
+            check_fits(self.method, total_steps, warmup=warmup, cooldown=cooldown, anneal=anneal)
         return InfiniteSchedule(
             warmup=warmup,
             cooldown=cooldown,
