@@ -127,6 +127,7 @@ def load_model(folder: Path, dtype: DType = "auto") -> LoadedModel:
     }
     model = _from_pretrained(folder, config, wanted, quantization_config=_PackedConfig(shells))
     packed, widened = _unpack_shells(model, schemes, list(shells))
+    model.hf_quantizer.remove_quantization_config(model)  # from here on it is an ordinary model with other layers
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
     bits = sorted({f"{b}-bit, {f'groups of {g}' if g else 'one group to a row'}" for b, g in schemes})

@@ -49,6 +49,20 @@ def test_logits_of_a_packed_folder(
     assert float((slow.logits(tokens[:3]) - expected[:3]).abs().max()) < 0.1 * float(expected.std())
 
 
+def test_a_packed_folder_in_bfloat16(quantized: Quantize, tiny_llama: Any) -> None:
+    """Catches: a check or a step that only works where the dense part is float32."""
+    folder, rounded = quantized(tiny_llama.to(torch.bfloat16))
+    generator = Generator.load(folder)
+    assert generator.engine == "compiled step", generator.notes
+    tokens = [5, 9, 33, 2, 71, 8, 90, 90]
+    with torch.no_grad():
+        expected = rounded.float()(torch.tensor([tokens])).logits[0]
+    # Keys and values are kept in bfloat16, everything else is computed in float32.
+    assert float((generator.logits(tokens) - expected).abs().max()) < 0.05 * float(expected.std())
+    slow = Generator.load(folder, compile="never")
+    assert float((slow.logits(tokens[:4]) - expected[:4]).abs().max()) < 0.2 * float(expected.std())
+
+
 def test_every_prompt_writes_as_if_alone(tiny_llama: Any) -> None:
     """Catches: a batch, a group of slots or a shared random stream that changes the text of a prompt."""
     generator = Generator.load(tiny_llama)
