@@ -26,8 +26,8 @@ SHORT, FULL = 409_600, 1_638_400
 PEERS = {"trainer": "benchmarks.peers.trainer:train", "muon_loop": "benchmarks.peers.muon_loop:train"}
 
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "trainer": {"batch_size": (4, 8, 16), "learning_rate": (1e-3, 2e-3, 4e-3)},
-    "muon_loop": {"batch_size": (8, 16), "muon_rate": (0.01, 0.02, 0.04), "adam_rate": (2e-3, 4e-3)},
+    "trainer": {"batch_size": (2, 4, 8), "learning_rate": (5e-4, 1e-3, 2e-3)},
+    "muon_loop": {"batch_size": (4, 8, 16), "muon_rate": (0.01, 0.02, 0.04), "adam_rate": (4e-3, 8e-3)},
 }
 KEPT = 2
 """How many of the short trials go to full length."""
@@ -47,15 +47,14 @@ def trials(peer: str, tokens_folder: Path | None = None) -> list[Trial]:
 
 
 def best(peer: str, tokens_folder: Path) -> dict[str, Any]:
-    """The options of a peer's best full trial.
+    """The options of a peer's best trial, at full length.
 
-    Trials on these very tokens come first; without one, those on other documentation serve (rates and
-    batch sizes carry over, only the loss does not), and without any, the middle of the grid.
+    Trials on these very tokens come first; without one, those on other documentation serve (rates and batch sizes carry
+    over, only the loss does not), and without any, the middle of the grid. A full trial decides before a short one.
     """
     for found in (trials(peer, tokens_folder), trials(peer)):
-        full = [trial for trial in found if trial["options"]["tokens"] == FULL]
-        if full:
-            return dict(full[0]["options"])
+        if found:
+            return {**found[0]["options"], "tokens": FULL}
     return {"tokens": FULL, **{name: values[len(values) // 2] for name, values in GRIDS[peer].items()}}
 
 

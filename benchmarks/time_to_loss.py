@@ -124,7 +124,7 @@ def run(*, quick: bool = False, arms: str = "ab", repeats: int = 3, tokens_folde
     show_goals(goals)
     code = [Path(__file__), *(ROOT / "benchmarks" / name for name in ("tokens.py", "sweep.py", "shapes.py"))]
     code += [ROOT / "benchmarks" / "peers" / f"{ARMS[key].peer}.py" for key in arms]
-    code += [ROOT / (ARMS[key].recipe.partition(":")[0].replace(".", "/") + ".py") for key in arms]
+    code += sorted((ROOT / "benchmarks" / "recipes").glob("*.py"))
     save(
         "time_to_loss",
         config={"repeats": repeats, "shape": shape, "peer_options": options},

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from benchmarks.meter import Meter
 
 VALIDATION_ROWS = 256
+SOURCE, QUICK_SOURCE = "env:docs", "pomona/ground"
+"""What is read: the documentation of the installed environment; in a quick run, a folder of this repository."""
 
 
 def validation_loss(logits: Callable[[torch.Tensor], torch.Tensor], folder: Path, *, batch_size: int = 16) -> float:
@@ -50,7 +52,7 @@ def prepare(*, quick: bool = False) -> Path:
     from pomona import data
 
     shape = SHAPES["toy" if quick else "reference"]
-    source = str(ROOT / "pomona" / "ground") if quick else "env:docs"
+    source = str(ROOT / QUICK_SOURCE) if quick else SOURCE
     folder = WORK / ("tokens-quick" if quick else "tokens")
     if (folder / "validation.npy").exists():
         return folder

@@ -37,14 +37,15 @@ def train_in_phases(
     """Train the model of `shape` from as few blocks as the first phase has, and save it. Returns the steps made."""
     sizes = SHAPES[shape]
     tokens = Tokens.open(Path(tokens_folder) / "tokens")
-    model = make_model(replace(sizes, blocks=phases[0].blocks))
+    model = make_model(replace(sizes, blocks=min(phases[0].blocks, sizes.blocks)))
     with torch.no_grad():
         for block in anatomy.of(model).blocks:  # every block starts as the identity
             block.attention.output.parameter.zero_()
             block.ffn.down.parameter.zero_()
     for seed, phase in enumerate(phases):
-        if phase.blocks > model.config.num_hidden_layers:
-            GStackConfig(blocks=phase.blocks, new_blocks="identity").apply_(model)
+        blocks = min(phase.blocks, sizes.blocks)
+        if blocks > model.config.num_hidden_layers:
+            GStackConfig(blocks=blocks, new_blocks="identity").apply_(model)
         fit(
             model,
             NextTokenConfig().build(),

@@ -54,10 +54,12 @@ def test_a_sweep_goes_over_the_grid_and_then_takes_the_best_to_full_length(
     assert sweep.best("trainer", tokens_folder) == {"tokens": sweep.FULL, "batch_size": 4, "learning_rate": 1e-3}
 
 
-def test_the_best_is_taken_at_full_length_only(tokens_folder: Path) -> None:
+def test_a_full_trial_decides_before_a_short_one(tokens_folder: Path) -> None:
     """Catches a short trial, whose loss says little about the end, that decides the comparison."""
     finished(tokens_folder, {(sweep.SHORT, 4, 1e-3): 0.1, (sweep.FULL, 8, 2e-3): 0.3, (sweep.FULL, 4, 2e-3): 0.2})
     assert sweep.best("trainer", tokens_folder) == {"tokens": sweep.FULL, "batch_size": 4, "learning_rate": 2e-3}
+    finished(tokens_folder, {(sweep.SHORT, 4, 1e-3): 0.1, (sweep.SHORT, 8, 1e-3): 0.2})
+    assert sweep.best("trainer", tokens_folder) == {"tokens": sweep.FULL, "batch_size": 4, "learning_rate": 1e-3}
 
 
 def test_other_tokens_make_a_sweep_void(tokens_folder: Path) -> None:
