@@ -57,6 +57,10 @@ SIZE, SMALL = 13.0, 12.0
 _SENTINELS = {name: f"#0d0e{index:02x}" for index, name in enumerate(PALETTE)}
 
 
+TEXT_CSS = "svg text { paint-order: stroke; stroke: var(--page); stroke-width: 3px; }"
+"""Letters cut a line that runs behind them."""
+
+
 def palette_css(theme: Literal["light", "dark"]) -> str:
     """The palette as CSS custom properties."""
     return " ".join(f"--{name}: {pair[theme == 'dark']};" for name, pair in PALETTE.items())
@@ -91,8 +95,7 @@ def loss_plot(data: ReportData, axis: Axis, *, standalone: bool = False) -> str 
         axes.set_ylim(low, high)
         _ticks(axes, "x", _log_ticks(start, max(ends), axis), _plain_flops if axis == "flops" else _plain_duration)
         steps = _steps(low, high, 5)
-        places = max(0, -math.floor(math.log10(steps[1] - steps[0]) + 1e-9)) if len(steps) > 1 else 2
-        _ticks(axes, "y", steps, lambda value: fixed(value, places))
+        _ticks(axes, "y", steps, lambda value: fixed(value, _decimals(steps)))
         labels = []
         for curve in curves:
             colour = colours[curve.arm.name]
@@ -142,7 +145,7 @@ def size_plot(data: ReportData, *, standalone: bool = False) -> str | None:
         axes.set_ylim(low - room, high + room)
         steps = _steps(low - room, high + room, 4)
         _ticks(axes, "x", _steps(0, largest, 5), lambda value: _round(data_size(value)))
-        _ticks(axes, "y", steps, lambda value: fixed(value, max(2, -math.floor(math.log10(steps[1] - steps[0])))))
+        _ticks(axes, "y", steps, lambda value: fixed(value, _decimals(steps)))
         for dense, small in compressed_pairs(data):
             if dense.name in known and small.name in known:
                 axes.annotate(
@@ -463,6 +466,11 @@ def _steps(low: float, high: float, wanted: int) -> list[float]:
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _decimals(steps: Sequence[float]) -> int:
+    """Decimals that tell every step exactly: 1 for 1.2, 1.4, but 2 for 1.25, 1.50."""
+    return next(places for places in range(13) if all(round(step, places) == round(step, 12) for step in steps))
+
+
 def _log_ticks(start: float, end: float, axis: Axis) -> list[float]:
     """Evenly spread round numbers of a logarithmic axis: the finest series whose names stay clear of each other."""
     if axis == "seconds":
@@ -547,15 +555,18 @@ def _clean(raw: str, name: str, spoken: str, standalone: bool) -> str:
     root.text = None
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
+    _, _, width, height = root.get("viewBox", "").split()
     root.set("role", "img")
     root.set("aria-label", spoken)
     root.set("stroke-linejoin", "round")
     if standalone:
         root.set("xmlns", _SVG)
+        root.set("width", width)
+        root.set("height", height)
         root.set("font-family", FONT)
         style = ElementTree.Element("style")
         style.text = (
-            f"svg {{ {palette_css('light')} }} "
+            f"svg {{ {palette_css('light')} }} {TEXT_CSS} "
             f"@media (prefers-color-scheme: dark) {{ svg {{ {palette_css('dark')} }} }}"
         )
         root.insert(0, style)

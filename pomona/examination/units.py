@@ -8,6 +8,9 @@ import unicodedata
 SPACE = "\u202f"
 """Narrow no-break space between a number and its unit."""
 
+GAP = "\u00a0"
+"""No-break space between two numbers with their units."""
+
 MINUS = "\u2212"
 TIMES = "\u00d7"
 
@@ -75,7 +78,7 @@ def duration(seconds: float) -> str:
     large, small, names = (whole // 60, whole % 60, ("min", "s"))
     if whole >= 3600:
         large, small, names = (whole // 3600, whole % 3600 // 60, ("h", "min"))
-    return f"{large}{SPACE}{names[0]}" + (f" {small}{SPACE}{names[1]}" if small else "")
+    return f"{large}{SPACE}{names[0]}" + (f"{GAP}{small}{SPACE}{names[1]}" if small else "")
 
 
 def percent(share: float, places: int = 1) -> str:

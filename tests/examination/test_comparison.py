@@ -21,7 +21,7 @@ from pomona.examination.comparison import (
     value_at,
 )
 from pomona.examination.records import Arm, ModelRow, ReportData, Role, StageRecord
-from pomona.examination.units import SPACE
+from pomona.examination.units import GAP, SPACE
 from tests.examination.synthetic import quality, report_data
 
 
@@ -54,7 +54,7 @@ def arm(name: str, role: Role, flops: float, points: list[tuple[float, float]]) 
 
 
 def plain(text: str) -> str:
-    return text.replace(SPACE, " ")
+    return text.replace(SPACE, " ").replace(GAP, " ")
 
 
 def test_measuring_and_sweeps_are_no_part_of_the_budget() -> None:

@@ -11,6 +11,7 @@ import pytest
 from pomona.examination.plots import (
     PALETTE,
     _apart,
+    _decimals,
     _log_ticks,
     _steps,
     arm_variables,
@@ -94,6 +95,7 @@ def test_a_file_of_its_own_brings_its_colours() -> None:
     assert text is not None
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("width") == "480"
     for pair in PALETTE.values():
         assert pair[0] in text
         assert pair[1] in text
@@ -157,7 +159,10 @@ def test_ticks_of_a_logarithmic_axis_are_few_and_inside(start: float, span: floa
         assert all(start <= tick <= start * span for tick in ticks)
 
 
-def test_steps_are_round() -> None:
-    """Catches ticks such as 1.6666."""
+def test_steps_are_round_and_told_exactly() -> None:
+    """Catches ticks such as 1.6666, and 1.25 that is shown as 1.2."""
+    assert _decimals([1.25, 1.5, 1.75]) == 2
+    assert _decimals([1.2, 1.4]) == 1
+    assert _decimals([1.0, 2.0]) == 0
     assert _steps(1.55, 2.6, 5) == [1.6, 1.8, 2.0, 2.2, 2.4, 2.6]
     assert _steps(0, 24.3e6, 5) == [0, 5e6, 10e6, 15e6, 20e6]

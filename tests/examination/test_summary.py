@@ -25,7 +25,7 @@ def test_numbers_survive_a_narrow_terminal() -> None:
     assert "better by 0.10" in text
     for number in (
         "46.0\u202fTFLOP",
-        "2\u202fmin 38\u202fs",
+        "2\u202fmin\xa038\u202fs",
         "2.30\u202fGB",
         "1.714",
         "\u22120.566",

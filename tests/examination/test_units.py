@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pomona.examination.units import (
+    GAP,
     MINUS,
     SPACE,
     count,
@@ -21,7 +22,7 @@ from pomona.examination.units import (
 
 
 def spaced(text: str) -> str:
-    return text.replace(SPACE, " ").replace(MINUS, "-")
+    return text.replace(SPACE, " ").replace(GAP, " ").replace(MINUS, "-")
 
 
 @pytest.mark.parametrize(
