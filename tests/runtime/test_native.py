@@ -236,6 +236,32 @@ def test_the_bound_of_the_screen_holds() -> None:
     assert float((reached / error)[head.norm(dim=1) > 0].min()) > 0.99
 
 
+def test_the_screen_keeps_a_token_that_rounding_hides() -> None:
+    """Catches: comparing the copy's logit, and not what it can be at most, with what the best is at least."""
+    plan = make_plan(blocks=1)
+    block = plan.blocks[0]
+    silent = replace(block, output=Linear(torch.zeros(D, N * H)), down=Linear(torch.zeros(D, F)))
+    x = plan.embedding[5]
+    x = x / (x.pow(2).mean() + 1e-6).sqrt() * plan.final_norm.gain
+    codes = torch.randint(20, 60, (D,), generator=torch.Generator().manual_seed(0)).float() * x.sign()
+    order = x.abs().argsort()
+    codes[order[0]] = 127  # the same scale for both rows, whatever else they hold
+    free = order[1:]
+    steps = torch.zeros(D)
+    steps[free] = x.sign()[free]
+    # Token 1 is best, and rounding takes 0.49 of a code from each of its entries; token 2 gains as much and seems best.
+    first, second = codes + 0.49 * steps, codes - 0.49 * steps + steps
+    dropped = next(i for i in free.tolist() if x[i].abs() > 0.02 * (x[free].abs().sum()))
+    second[dropped] -= steps[dropped]
+    head = torch.zeros(V, D)
+    head[1], head[2] = 0.01 * first, 0.01 * second
+    assert float(head[1] @ x) > float(head[2] @ x)
+    made = replace(plan, blocks=[silent], head=Linear(head))
+    step = NativeStep(made, threads=2)
+    best, _ = step.step(step.new_cache(1, 1, torch.float32), [5], [0], [0], [0], 1)
+    assert best == [1]
+
+
 def test_long_contexts_and_small_caches() -> None:
     """Catches: a cache that is not divided by slots, a softmax that overflows; bfloat16 keys cost little."""
     plan = make_plan()
