@@ -37,7 +37,7 @@ from pomona.ground.errors import DataError
 from pomona.ground.machine import keep_freed_memory
 from pomona.quantization.config import GridConfig, once, place
 from pomona.quantization.hessian import RunningHessian, weighted_error
-from pomona.quantization.precision import fast_products
+from pomona.quantization.precision import fast_calibration
 from pomona.quantization.report import QuantizationReport, WeightReport
 from pomona.quantization.rtn import round_to_nearest
 from pomona.quantization.solver import gptq_solve
@@ -110,7 +110,7 @@ def gptq_(model: PreTrainedModel, batches: Iterable[Batch], config: GptqConfig |
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), fast_products(body.embedding.parameter.device), BlockWalk(model, inputs) as walk:
+        with torch.no_grad(), fast_calibration(model), BlockWalk(model, inputs) as walk:
             for block in walk:
                 weights = [weight for weight in once(block.weights()) if place(weight) in left]
                 left.difference_update(place(weight) for weight in weights)
