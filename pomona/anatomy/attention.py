@@ -94,8 +94,8 @@ def _attend(
         return result
     if torch.is_autocast_enabled("cpu"):
         # As autocast does for the fused kernel; the backward pass runs outside of autocast.
-        dtype = torch.get_autocast_dtype("cpu")
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        dtype, layout = torch.get_autocast_dtype("cpu"), torch.contiguous_format
+        query, key, value = (x.to(dtype, memory_format=layout) for x in (query, key, value))
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key = key[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)

@@ -56,7 +56,7 @@ def enlarged_copy(model: Any, shape: Shape | str | None = None, seed: int = 0) -
 
     At the usual initialization biases are zero and gains one, so that most probes would pass whatever is declared.
     """
-    copied = copy.deepcopy(model).double().eval()
+    copied = copy.deepcopy(model).to("cpu", torch.float64).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in copied.parameters():

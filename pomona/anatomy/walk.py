@@ -59,7 +59,7 @@ class BlockWalk:
 
     The inputs of the first block are found by running the model up to it. On every next turn they have gone through
     the block as it then is, so that edits propagate. Only these inputs are kept: one hidden state per calibration
-    token. Before the walk, the first batch is sent through all blocks and compared with the model's own forward.
+    token. Before the walk, the first sequence is sent through all blocks and compared with the model's own forward.
 
         with BlockWalk(model, batches) as walk:
             for block in walk:
@@ -168,8 +168,8 @@ class BlockWalk:
 
     @torch.no_grad()
     def _verify(self) -> None:
-        """Refuse the model unless walking the first batch equals its own forward, stack by stack."""
-        batch = self.batches[0]
+        """Refuse the model unless walking the first sequence equals its own forward, stack by stack."""
+        batch = {name: values[:1] for name, values in self.batches[0].items()}
         left: dict[str, Tensor] = {}
         handles = [_note_output(stack, left) for stack in self.body.stacks]
         try:
