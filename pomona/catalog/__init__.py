@@ -9,9 +9,41 @@ sub-package) that holds a `catalog.yaml` of the same form:
     orchard = "orchard.methods"
 """
 
-from pomona.catalog.card import card, first_sentence
-from pomona.catalog.field import Growth, MethodOf, ObjectiveMethod, Optimizer, Quantization, ScheduleMethod
-from pomona.catalog.listing import KINDS, Kind, Row, config_class, find, rows
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pomona.catalog.cards import Parameter, card, parameters
+    from pomona.catalog.field import Growth, MethodOf, ObjectiveMethod, Optimizer, Quantization, ScheduleMethod
+    from pomona.catalog.listing import KINDS, Kind, Row, config_class, find, rows, source_file
+
+_HOMES = {
+    "KINDS": "listing",
+    "Growth": "field",
+    "Kind": "listing",
+    "MethodOf": "field",
+    "ObjectiveMethod": "field",
+    "Optimizer": "field",
+    "Parameter": "cards",
+    "Quantization": "field",
+    "Row": "listing",
+    "ScheduleMethod": "field",
+    "card": "cards",
+    "config_class": "listing",
+    "find": "listing",
+    "parameters": "cards",
+    "rows": "listing",
+    "source_file": "listing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
 
 __all__ = [
     "KINDS",
@@ -20,12 +52,14 @@ __all__ = [
     "MethodOf",
     "ObjectiveMethod",
     "Optimizer",
+    "Parameter",
     "Quantization",
     "Row",
     "ScheduleMethod",
     "card",
     "config_class",
     "find",
-    "first_sentence",
+    "parameters",
     "rows",
+    "source_file",
 ]

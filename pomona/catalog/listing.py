@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 import importlib
+import re
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field
-
-from pomona.ground.config import Config, MethodConfig
-from pomona.ground.errors import ConfigError, did_you_mean
+from pomona.ground.errors import ConfigError, Problem, did_you_mean, raise_problems
 from pomona.ground.yaml import read_yaml
+
+if TYPE_CHECKING:
+    from pomona.ground.config import MethodConfig
 
 Kind = Literal["objective", "optimizer", "schedule", "growth", "quantization"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 OWN = Path(__file__).parent.parent / "catalog.yaml"
 ENTRY_POINTS = "pomona.methods"
+PATTERNS = {
+    "slug": r"[a-z0-9]+([-_][a-z0-9]+)*",
+    "kind": "|".join(KINDS),
+    "implements": r"[\w.]+:\w+",
+    "status": "standard|published",
+}
+"""What the values of a row look like."""
 
 
-class Row(Config):
-    """One method."""
+@dataclass(frozen=True)
+class Row:
+    """One method.
 
-    slug: str = Field(pattern=r"^[a-z0-9]+([-_][a-z0-9]+)*$")
-    """What recipes and commands call it."""
+    Attributes:
+        slug: what recipes and commands call it.
+        title: of the publication, or the usual name.
+        kind: what it is for.
+        year: of the first publication. arxiv: its identifier there.
+        implements: `module:name` of the function or class.
+        summary: one line for the list.
+        status: `published`: a paper's system with a claim of its own; `standard`: a plain building block.
+    """
+
+    slug: str
     title: str
-    """Title of the publication, or the usual name."""
     kind: Kind
-    """What it is for."""
     year: int | None
-    """Of the first publication."""
     arxiv: str | None
-    """arXiv identifier."""
-    implements: str = Field(pattern=r"^[\w.]+:\w+$")
-    """`module:name` of the function or class."""
+    implements: str
     summary: str
-    """One line for the list."""
     status: Literal["standard", "published"]
-    """`published`: a paper's system with a claim of its own; `standard`: a plain building block."""
 
     @property
     def module(self) -> str:
         return self.implements.partition(":")[0]
+
+
+def _row(values: Any, where: str) -> Row:
+    """A row from plain values; `ConfigError` lists everything that is wrong with them."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is not a mapping")
+    names = [field.name for field in fields(Row)]
+    problems = [
+        Problem(f"{where}.{key}", "unknown key", did_you_mean(key, names)) for key in values if key not in names
+    ]
+    problems += [Problem(f"{where}.{name}", "is required and absent") for name in names if name not in values]
+    for name, pattern in PATTERNS.items():
+        if name in values and not re.fullmatch(pattern, str(values[name])):
+            problems.append(Problem(f"{where}.{name}", f"{values[name]!r} is not of the form {pattern}"))
+    raise_problems(problems, "the catalog is not valid")
+    return Row(**values)
 
 
 @cache
@@ -54,7 +82,7 @@ def rows() -> tuple[Row, ...]:
     found: dict[str, Row] = {}
     for file in files:
         for index, values in enumerate(_list(file)):
-            row = Row.parse(values, f"{file}: row {index + 1}")
+            row = _row(values, f"{file}: row {index + 1}")
             if normal(row.slug) in found:
                 raise ConfigError(f"two methods are called {row.slug!r}", where=str(file), do="rename one of them")
             found[normal(row.slug)] = row
@@ -79,6 +107,8 @@ def config_class(kind: str, slug: str) -> type[MethodConfig]:
 
     This imports the module. Raises `ConfigError` when the slug is unknown or the module holds no such class.
     """
+    from pomona.ground.config import MethodConfig
+
     row = find(slug, kind)
     module = importlib.import_module(row.module)
     for value in vars(module).values():

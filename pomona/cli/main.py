@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from pomona.cli.options import command_for
+from pomona.cli.lazy import BUILDERS, LazyGroup, first_line
 from pomona.ground.console import console, output
 from pomona.ground.errors import PomonaError
 from pomona.stages import VERBS
 
 app = typer.Typer(
     name="pomona",
+    cls=LazyGroup,
     help="The whole life of a pre-trained transformer under a compute budget.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -61,11 +63,23 @@ def _stage(verb: str, values: dict[str, Any], out: str) -> None:
     console().print(f"[bold]{artefact.folder}[/]" + (f": {note}" if note else ""))
 
 
-for _verb in VERBS:
+def _stand_in() -> None:
+    """Listed in place of a stage's command, which is built when it is called."""
+
+
+def _builder(verb: str) -> Callable[[], Callable[..., None]]:
+    def build() -> Callable[..., None]:
+        from pomona.cli.options import command_for
+
+        return command_for(verb, _stage)
+
+    return build
+
+
+for _verb, _target in VERBS.items():
     if _verb != "report":  # a report needs the whole run
-        app.command(
-            _verb, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, rich_help_panel="Stages"
-        )(command_for(_verb, _stage))
+        BUILDERS[_verb] = _builder(_verb)
+        app.command(_verb, help=first_line(_target), rich_help_panel="Stages")(_stand_in)
 
 
 @app.command(rich_help_panel="Look")

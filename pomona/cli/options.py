@@ -157,10 +157,10 @@ def _shown_default(field: FieldInfo) -> str:
 def _help(stage: type[Stage]) -> str:
     text = inspect.getdoc(stage) or ""
     if stage.flat is not None:
-        text += "\n\nParameters of the method are options too: see `pomona methods`."
+        text += "\n\nThe method's parameters are options too, as `pomona methods SLUG` lists them: --NAME VALUE."
     nested = [name for name, field in stage.model_fields.items() if _metavar(field) == "METHOD"]
     if nested and stage.flat is None:
-        text += f"\n\nParameters of a method: --{nested[-1]}.NAME VALUE; the method itself: --{nested[-1]} SLUG."
+        text += f"\n\nParameters of a method, as `pomona methods SLUG` lists them: --{nested[-1]}.NAME VALUE."
     return text
 
 

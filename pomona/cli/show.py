@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from pomona.catalog import KINDS, card, find, rows
+from pomona.catalog import KINDS, card, find, parameters, rows
 from pomona.ground.console import output
 from pomona.ground.errors import ConfigError, did_you_mean
 
@@ -39,6 +39,16 @@ def print_card(slug: str) -> None:
     out = output()
     out.print(Text(f"{row.slug} ({row.kind}) {row.implements}", "bold"))
     out.print(Text(card(row)), soft_wrap=True)
+    described = parameters(row)
+    if described:
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for parameter in described:
+            table.add_row(Text(f"  {parameter.name}"), Text(parameter.default, "dim"), Text(parameter.description))
+        out.print(Text("\nParameters, with their defaults", "bold"))
+        out.print(table)
 
 
 def print_recipes() -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from pomona.stages.training import TrainingStage
 
-SECONDS_PER_STEP = 0.4
-"""A probed step is cut to about this long."""
+SECONDS_PER_STEP = 1.0
+"""The batch of a probed step is cut where it would take longer; shorter steps are timed as they are."""
 _KNOWN: dict[str, float] = {}
 
 
@@ -46,7 +46,7 @@ def training_rate(config: PretrainedConfig, stage: TrainingStage) -> float | Non
     model = create(config, stage.objective)
     body = anatomy.of(model)
     flops = body.flops_per_token(stage.seq_length, training=True) * stage.seq_length
-    rows = int(max(1, min(stage.batch_size, SECONDS_PER_STEP * 0.3 * matmul_rate(0.1) / flops)))
+    rows = int(max(1, min(stage.batch_size, SECONDS_PER_STEP * 0.3 * matmul_rate() / flops)))
     try:
         objective = stage.objective.build(None)  # type: ignore[attr-defined]
     except PomonaError:

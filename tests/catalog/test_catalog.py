@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from pomona.catalog import Optimizer, ScheduleMethod, card, config_class, find, rows
+from pomona.catalog import Optimizer, ScheduleMethod, card, config_class, find, parameters, rows
 from pomona.catalog.listing import Row, normal, source_file
 from pomona.ground.config import Config, MethodConfig
 from pomona.ground.errors import ConfigError
@@ -45,6 +45,9 @@ def test_rows_lead_to_what_they_name(row: Row) -> None:
     (slug,) = get_args(model.model_fields["method"].annotation)
     assert slug == row.slug
     assert all(field.description for name, field in model.model_fields.items() if name != "method"), "undescribed"
+    read = {parameter.name: parameter for parameter in parameters(row)}
+    assert set(read) == set(model.model_fields) - {"method"}, "the source says what the class has"
+    assert all(parameter.description for parameter in read.values())
     text = card(row)
     assert len(text.splitlines()) > 3 and (row.arxiv is None or row.arxiv in text)
 

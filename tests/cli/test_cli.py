@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from pomona.cli import main as cli
-from pomona.cli.options import POSITIONAL, extra_values
+from pomona.cli.options import POSITIONAL, command_for, extra_values
 from pomona.ground.errors import ConfigError
 from pomona.stages import VERBS, stage_class
 
@@ -34,7 +34,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], s
     for verb in VERBS:
         if verb != "report":
             app.command(verb, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-                cli.command_for(verb, lambda *given: calls.append(given))
+                command_for(verb, lambda *given: calls.append(given))
             )
     monkeypatch.setattr(cli, "app", app)
     return calls

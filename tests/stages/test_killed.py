@@ -54,13 +54,13 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
         while process.poll() is None and progress(tmp_path / "killed") <= before:
             time.sleep(0.02)
         try:
-            process.wait(timeout=draw.uniform(0.0, 0.6))
+            _, said = process.communicate(timeout=draw.uniform(0.0, 0.6))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
             continue
-        assert process.returncode == 0, process.communicate()[1].decode()
+        assert process.returncode == 0, said.decode()
         break
     assert kills > 3
     assert models(tmp_path / "killed") == models(tmp_path / "whole")
