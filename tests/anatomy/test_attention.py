@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from pomona.anatomy import explicit, of, use_attention
 from pomona.anatomy.attention import EXPLICIT, _attend, additive
@@ -98,6 +99,13 @@ def test_rounds_as_much_as_the_scores_do(dtype: torch.dtype, unit: float) -> Non
     # A score off by e multiplies a probability by exp(e) at most, and so do the others: 2 e of the largest value.
     bound = (2 * largest + 8) * unit * float(value.abs().max())
     assert (ours.double() - exact).abs().max() < bound
+
+
+def test_an_empty_static_cache_is_not_seen() -> None:
+    """Breaks when queries see the unfilled places of a longer cache: without a mask they see the first keys only."""
+    inputs = tensors(5, 9)
+    expected, _ = sdpa_attention_forward(Module(), *inputs, None)
+    compare(_attend(Module(), *inputs, None)[0], expected, inputs)
 
 
 def test_position_bias_and_its_gradient() -> None:
