@@ -44,7 +44,8 @@ def summary(data: ReportData) -> RenderableType:
 def _stages(data: ReportData, unit: Unit) -> Table:
     table = _table("stage", "tokens", "compute", "time", "memory", UNIT_NAMES[unit], "change")
     for arm in data.arms:
-        table.add_row(_name(shorten(arm.name, 40), "bold").append(f" {arm.role}", "dim not bold"))
+        role = "" if arm.name == arm.role else f" {arm.role}"
+        table.add_row(_name(shorten(arm.name, 40), "bold").append(role, "dim not bold"))
         for change in changes_of(arm, unit):
             cost = change.cost
             table.add_row(

@@ -109,6 +109,13 @@ def test_hostile_strings_do_nothing() -> None:
     )
 
 
+def test_a_recipe_cannot_end_its_block() -> None:
+    """Catches a fence that a line of backticks in the recipe closes, so that the rest becomes markup."""
+    html = rendered(card_text(replace(card_data(), recipe="a: 1\n```\n`````\n<img src=x>\n")))
+    assert "<img" not in html
+    assert "&lt;img src=x&gt;" in html
+
+
 @pytest.mark.parametrize("name", ["# title", "- item", "1. item", "+ x", "= x", "a_b", "C:\\x", "x | y", "$5"])
 def test_names_read_as_they_are(name: str) -> None:
     """Catches too little escaping (a name becomes a heading) and too much (backslashes in sight)."""

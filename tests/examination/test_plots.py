@@ -77,6 +77,15 @@ def test_hostile_names_stay_text(name: str) -> None:
     assert any("<" in shown or "alert" in shown for shown in texts(root))
 
 
+def test_a_dollar_is_a_dollar() -> None:
+    """Catches a name that is set as mathematics, or refused as wrong mathematics."""
+    data = report_data()
+    for name in ("$x_1$", r"$\frac$"):
+        arms = (replace(data.arms[0], name=name), data.arms[1])
+        _, root = drawn(PLOTS["flops"], replace(data, arms=arms, models=()))
+        assert name in texts(root)
+
+
 def test_drawings_on_one_page_share_no_name() -> None:
     """Catches a clip path of one drawing cutting another that stands in the same page."""
     names: list[str] = []
