@@ -251,11 +251,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], not
     """Print a table: the first `texts` columns are text, the others numbers."""
     shown = Table(title=title, title_justify="left", title_style="bold", caption=note or None, caption_justify="left")
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="left" if number < texts else "right", no_wrap=number >= texts)
+        shown.add_column(column, justify="left" if number < texts else "right", no_wrap=True)
     for row in rows:
         shown.add_row(*row)
-    # A pipe or a file has no width of its own: 80 columns would cut the ranges off.
-    output().print(shown, width=None if output().is_terminal else 110)
+    output().print(shown)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -20,10 +22,15 @@ def console() -> Console:
 
 @cache
 def output() -> Console:
-    """The console for results that a pipe may want (standard output)."""
+    """The console for results that a pipe may want (standard output).
+
+    A pipe or a file has no width of its own; the usual 80 columns would cut tables, so it gets 120 unless COLUMNS says
+    otherwise.
+    """
     from rich.console import Console
 
-    return Console(highlight=False)
+    of_its_own = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if of_its_own else 120)
 
 
 def say(message: str) -> None:
