@@ -282,6 +282,14 @@ def test_flops_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> Non
             assert optimizer.auxiliary_flops() == counter.get_total_flops() < first
 
 
+def test_sides_by_hand() -> None:
+    """Catches the larger side, and a square matrix taken from the left: R >= C is right."""
+    tall, wide, square = (20, 8), (8, 20), (8, 8)
+    assert [sides(*shape, "std") for shape in (tall, wide, square)] == [(False, True), (True, False), (False, True)]
+    assert [sides(*shape, "reverse") for shape in (tall, wide)] == [(True, False), (False, True)]
+    assert sides(*tall, "full") == (True, True) and sides(*tall, "left") == (True, False)
+
+
 def test_default_refresh_interval() -> None:
     """Catches T = 2000 in a short run, where the basis would stay that of the first, noisy gradient."""
     assert [default_refresh_steps(n) for n in (10, 300, 20_000, 10**6)] == [10, 15, 1000, 2000]

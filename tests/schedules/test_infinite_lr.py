@@ -108,6 +108,7 @@ def test_counter_goes_on_over_datasets() -> None:
     main = InfiniteLrConfig(warmup=10, cooldown=20, anneal=0).build(100)
     second = main.continued(100)
     assert [second(n) for n in range(50)] == [main(100 + n) for n in range(50)] == [0.4] * 50
+    assert second.continued(50).state_dict(5)["counter"] == 155
     third = second.continued(50).anneal(10, at=5)
     assert third(15) == pytest.approx(0.05) and third(5) == 0.4
     assert main.continued(15)(0) == main(15)
