@@ -11,39 +11,36 @@ sub-package) that holds a `catalog.yaml` of the same form:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pomona.ground.lazy import names_from
 
 if TYPE_CHECKING:
     from pomona.catalog.cards import Parameter, card, parameters
     from pomona.catalog.field import Growth, MethodOf, ObjectiveMethod, Optimizer, Quantization, ScheduleMethod
     from pomona.catalog.listing import KINDS, Kind, Row, config_class, find, rows, source_file
 
-_HOMES = {
-    "KINDS": "listing",
-    "Growth": "field",
-    "Kind": "listing",
-    "MethodOf": "field",
-    "ObjectiveMethod": "field",
-    "Optimizer": "field",
-    "Parameter": "cards",
-    "Quantization": "field",
-    "Row": "listing",
-    "ScheduleMethod": "field",
-    "card": "cards",
-    "config_class": "listing",
-    "find": "listing",
-    "parameters": "cards",
-    "rows": "listing",
-    "source_file": "listing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
+__getattr__ = names_from(
+    __name__,
+    {
+        "KINDS": "listing",
+        "Growth": "field",
+        "Kind": "listing",
+        "MethodOf": "field",
+        "ObjectiveMethod": "field",
+        "Optimizer": "field",
+        "Parameter": "cards",
+        "Quantization": "field",
+        "Row": "listing",
+        "ScheduleMethod": "field",
+        "card": "cards",
+        "config_class": "listing",
+        "find": "listing",
+        "parameters": "cards",
+        "rows": "listing",
+        "source_file": "listing",
+    },
+)
 
 __all__ = [
     "KINDS",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pomona.ground.lazy import names_from
 
 if TYPE_CHECKING:
     from pomona.data.config import CorpusConfig, SourceConfig
@@ -18,32 +19,28 @@ if TYPE_CHECKING:
     from pomona.data.tokenizer import token_bytes, train_tokenizer
     from pomona.data.tokens import Split, Tokens
 
-_HOMES = {
-    "Batch": "stream",
-    "Corpus": "corpus",
-    "CorpusConfig": "config",
-    "Document": "documents",
-    "Mixture": "mixture",
-    "SourceConfig": "config",
-    "Split": "tokens",
-    "TokenStream": "stream",
-    "Tokens": "tokens",
-    "fingerprint": "sources",
-    "make_corpus": "corpus",
-    "make_tokens": "encode",
-    "read_source": "readers",
-    "split_pair": "docstrings",
-    "token_bytes": "tokenizer",
-    "train_tokenizer": "tokenizer",
-    "validation_batches": "stream",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
+__getattr__ = names_from(
+    __name__,
+    {
+        "Batch": "stream",
+        "Corpus": "corpus",
+        "CorpusConfig": "config",
+        "Document": "documents",
+        "Mixture": "mixture",
+        "SourceConfig": "config",
+        "Split": "tokens",
+        "TokenStream": "stream",
+        "Tokens": "tokens",
+        "fingerprint": "sources",
+        "make_corpus": "corpus",
+        "make_tokens": "encode",
+        "read_source": "readers",
+        "split_pair": "docstrings",
+        "token_bytes": "tokenizer",
+        "train_tokenizer": "tokenizer",
+        "validation_batches": "stream",
+    },
+)
 
 __all__ = [
     "Batch",

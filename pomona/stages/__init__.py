@@ -5,9 +5,9 @@ One pydantic definition per stage gives its YAML, its command and its Python cal
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pomona.ground.lazy import names_from
 from pomona.stages.verbs import VERBS, stage_class
 
 if TYPE_CHECKING:
@@ -15,28 +15,24 @@ if TYPE_CHECKING:
     from pomona.stages.recipe import Recipe, load, shipped
     from pomona.stages.runner import Run, call, run
 
-_HOMES = {
-    "Artefact": "base",
-    "Forecast": "base",
-    "Job": "base",
-    "Made": "base",
-    "Need": "base",
-    "Recipe": "recipe",
-    "Run": "runner",
-    "Stage": "base",
-    "View": "base",
-    "call": "runner",
-    "load": "recipe",
-    "run": "runner",
-    "shipped": "recipe",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
+__getattr__ = names_from(
+    __name__,
+    {
+        "Artefact": "base",
+        "Forecast": "base",
+        "Job": "base",
+        "Made": "base",
+        "Need": "base",
+        "Recipe": "recipe",
+        "Run": "runner",
+        "Stage": "base",
+        "View": "base",
+        "call": "runner",
+        "load": "recipe",
+        "run": "runner",
+        "shipped": "recipe",
+    },
+)
 
 __all__ = [
     "VERBS",
