@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pomona.ground.quiet import leave_out_remarks_of_torchao
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pomona.stages import Artefact, Recipe, Run, load, run
 
 __version__ = "0.1.0"
+
+leave_out_remarks_of_torchao()
 
 _ROOMS = ("anatomy", "catalog", "data", "engine", "examination", "ground", "growth", "objectives", "optimizers",
           "quantization", "runtime", "schedules", "stages")  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -137,8 +136,6 @@ def generate(
 
 def main() -> None:
     """The entry point: errors with a remedy are printed without a traceback, with their exit code."""
-    for name in ("torchao", "torch.utils._pytree"):  # what they say while transformers imports them is of no use here
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         app()
     except PomonaError as error:

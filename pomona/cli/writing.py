@@ -12,10 +12,8 @@ from pomona.ground.console import console
 def write_on(model: str, prompts: Sequence[str], **choices: Any) -> None:
     """Print each prompt with its continuation as it is written; the speed goes to standard error."""
     from pomona.runtime import Generator
-    from pomona.stages.models import without_bars
 
-    with without_bars():
-        generator = Generator.load(model)
+    generator = Generator.load(model)
     for prompt in prompts:
         sys.stdout.write(prompt)
         (made,) = generator.generate(prompt, stream=lambda _, piece: _write(piece), **choices)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pomona.ground.errors import DataError, UnsafeFile, UnsupportedModel
 from pomona.ground.files import read_json
+from pomona.ground.quiet import without_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,18 +56,11 @@ def load_model(folder: Path) -> PreTrainedModel:
                 do="examine it with the tool that made it, or export it in the compressed-tensors format",
             )
         options["quantization_config"] = transformers.CompressedTensorsConfig(dequantize=True)
-    bars = transformers.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="You passed `quantization_config`")  # to unpack, on purpose
-            model: PreTrainedModel = kind.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **options
-            )
-    finally:
-        if shown:
-            bars.enable_progress_bar()
+    with warnings.catch_warnings(), without_bars():
+        warnings.filterwarnings("ignore", message="You passed `quantization_config`")  # to unpack, on purpose
+        model: PreTrainedModel = kind.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **options
+        )
     return model.eval()
 
 

@@ -22,6 +22,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.ground.errors import ConfigError, DamagedArtefact, UnsafeFile, UnsupportedModel
+from pomona.ground.quiet import without_bars
 from pomona.runtime.packed import PackedLinear, PackedWeight, read_packed, schemes_of
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -227,9 +228,10 @@ def _from_pretrained(folder: Path, config: Any, dtype: torch.dtype, **options: A
             do="choose a decoder (Llama, Mistral, Qwen, GPT-2 and the like)",
         )
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, **options
-        )
+        with without_bars():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=dtype, use_safetensors=True, **options
+            )
     except (RuntimeError, ValueError, OSError) as error:
         raise DamagedArtefact(
             f"transformers cannot load {folder}",

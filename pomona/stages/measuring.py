@@ -20,7 +20,6 @@ from pomona.ground.files import write_json
 from pomona.ground.machine import has_fast_bfloat16
 from pomona.runtime import Generator
 from pomona.stages.base import Artefact, Job, Made
-from pomona.stages.models import without_bars
 
 if TYPE_CHECKING:
     from pomona.stages.examine import ExamineStage
@@ -74,10 +73,7 @@ def examine(stage: ExamineStage, job: Job) -> Made:
 def open_for_writing(artefact: Artefact) -> Generator:
     """The fast decoder; dense weights in bfloat16 where the processor multiplies it, the best that they can do."""
     dense = not artefact.facts.get("bits")
-    with without_bars():
-        return Generator.load(
-            artefact.folder, dtype="bfloat16" if dense and has_fast_bfloat16() else "auto", quiet=True
-        )
+    return Generator.load(artefact.folder, dtype="bfloat16" if dense and has_fast_bfloat16() else "auto", quiet=True)
 
 
 def writer_of(generator: Generator) -> Generate:

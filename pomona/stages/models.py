@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pomona.examination.loading import load_model
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError, DataError, PomonaError, UnsafeFile, did_you_mean
 from pomona.ground.files import read_json
+from pomona.ground.quiet import without_bars
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -137,19 +138,6 @@ def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
     """Let the configuration name the tokenizer's special tokens."""
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name))
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar for every folder."""
-    bars = transformers.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _config_of(folder: Path) -> PretrainedConfig:

@@ -94,6 +94,7 @@ class QuantizeStage(Stage):
         from pomona.data import Tokens, validation_batches
         from pomona.engine import Ledger, evaluate
         from pomona.engine.speed import training_dtype
+        from pomona.ground.quiet import without_bars
         from pomona.quantization.export import save_compressed
         from pomona.stages import models
 
@@ -104,7 +105,7 @@ class QuantizeStage(Stage):
         model.eval()
         report = self.method.apply_(model, self._calibration(tokens, job.seed))  # type: ignore[attr-defined]
         ledger.charge("calibrate", flops=report.flops, seconds=report.seconds, tokens=self.calibration_tokens)
-        with models.without_bars():
+        with without_bars():
             save_compressed(model, report, job.folder)
         tokens.tokenizer.save_pretrained(job.folder)
         body = anatomy.of(model)
