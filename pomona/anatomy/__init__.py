@@ -9,7 +9,15 @@ from pomona.anatomy.declaration import Shape
 from pomona.anatomy.permute import permute_
 from pomona.anatomy.registry import known_shapes, register
 from pomona.anatomy.space import Axis, Space
-from pomona.anatomy.taps import tap_inputs, tap_outputs
+from pomona.anatomy.taps import (
+    replace_branch,
+    replace_inputs,
+    replace_outputs,
+    tap_branch,
+    tap_inputs,
+    tap_outputs,
+    tap_stream,
+)
 from pomona.anatomy.verify import Verification, verify
 from pomona.anatomy.walk import BlockWalk
 from pomona.anatomy.weight import Norm, Weight
@@ -31,8 +39,13 @@ __all__ = [
     "of",
     "permute_",
     "register",
+    "replace_branch",
+    "replace_inputs",
+    "replace_outputs",
+    "tap_branch",
     "tap_inputs",
     "tap_outputs",
+    "tap_stream",
     "use_attention",
     "verify",
 ]

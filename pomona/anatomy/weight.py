@@ -85,6 +85,12 @@ class Weight:
             raise ValueError(f"{self.role} has shape {self.shape}, not {tuple(values.shape)}")
         self._view().copy_(values)
 
+    def apply(self, inputs: Tensor) -> Tensor:
+        """(..., outputs) of (..., inputs): what this linear map alone computes, bias included, differentiable."""
+        if self.kind != "linear":
+            raise ValueError(f"{self.role} is a {self.kind}, not a linear map")
+        return nn.functional.linear(inputs, self._view(), None if self.bias is None else self.bias._view())
+
     def bias_read(self) -> Tensor | None:
         """The bias as (outputs,), detached, or None."""
         return None if self.bias is None else self.bias.read()
