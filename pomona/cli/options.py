@@ -117,8 +117,7 @@ def _parameter(verb: str, key: str, python_name: str, field: FieldInfo) -> inspe
 
 def _metavar(field: FieldInfo) -> str:
     """What a value looks like."""
-    kinds = [item for item in field.metadata if isinstance(item, MethodOf)]
-    if kinds:
+    if _is_method(field):
         return "METHOD"
     options = _options(field.annotation)
     choices = [str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)]
@@ -134,6 +133,12 @@ def _metavar(field: FieldInfo) -> str:
         if isinstance(base, type) and issubclass(base, BaseModel):
             return "{...}"
     return "VALUE"
+
+
+def _is_method(field: FieldInfo) -> bool:
+    """Whether a field holds a method, or a method or nothing."""
+    inner = [item for option in get_args(field.annotation) for item in getattr(option, "__metadata__", ())]
+    return any(isinstance(item, MethodOf) for item in (*field.metadata, *inner))
 
 
 def _options(annotation: Any) -> list[Any]:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from pomona.data.corpus import Corpus
 
 END_OF_TEXT = "<|endoftext|>"
+PADDING = "<|pad|>"
 _META_SPACE = "\u2581"
+
+
+def sentinel(number: int) -> str:
+    """The special token that stands for the hidden span of that number, from 0."""
+    return f"<extra_id_{number}>"
 
 
 def train_tokenizer(
@@ -29,6 +35,7 @@ def train_tokenizer(
     vocab_size: int,
     special_tokens: Sequence[str] = (),
     mask_token: str | None = None,
+    pad_token: str | None = None,
     min_frequency: int = 2,
     sample_bytes: int = 10_000_000,
 ) -> PreTrainedTokenizerFast:
@@ -36,43 +43,81 @@ def train_tokenizer(
 
     Args:
         vocab_size: all tokens: special ones, the 256 bytes and the merges.
-        special_tokens: further special tokens, after `<|endoftext|>` (which begins, ends and pads).
+        special_tokens: further special tokens, after `<|endoftext|>`, which begins and ends a text.
         mask_token: one more special token that becomes `tokenizer.mask_token`.
+        pad_token: one more special token that becomes `tokenizer.pad_token`; None: `<|endoftext|>` pads.
         min_frequency: a pair that is rarer in the sample is not merged.
         sample_bytes: a larger corpus is represented by documents taken evenly from all of it.
 
     Raises:
         ConfigError: `vocab_size` has no room for the special tokens and the 256 bytes.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    tokenizer = _byte_level_bpe(
+        _sample(corpus, sample_bytes), vocab_size, special_tokens, mask_token, pad_token, min_frequency
+    )
+    if len(tokenizer) < vocab_size:
+        warn(f"the text has pairs for {len(tokenizer):,} tokens only, not for {vocab_size:,}")
+    return tokenizer
 
-    extra = [*special_tokens, *([mask_token] if mask_token else [])]
-    specials = [END_OF_TEXT, *dict.fromkeys(token for token in extra if token != END_OF_TEXT)]
+
+def untrained_tokenizer(
+    *, special_tokens: Sequence[str] = (), mask_token: str | None = None, pad_token: str | None = None
+) -> PreTrainedTokenizerFast:
+    """What `train_tokenizer` gives before it has seen any text: 256 bytes, and the special tokens with their final ids.
+
+    A plan asks this one whether an objective finds the tokens it needs.
+    """
+    smallest = 256 + len(_special(special_tokens, mask_token, pad_token))
+    return _byte_level_bpe(iter(()), smallest, special_tokens, mask_token, pad_token)
+
+
+def require_room(
+    vocab_size: int, special_tokens: Sequence[str] = (), mask_token: str | None = None, pad_token: str | None = None
+) -> None:
+    """Raise `ConfigError` unless a vocabulary has room for the 256 bytes and the special tokens."""
+    specials = _special(special_tokens, mask_token, pad_token)
     if vocab_size < 256 + len(specials):
         raise ConfigError(
             "the vocabulary is too small for a byte-level tokenizer",
             needs=f"at least {256 + len(specials)}: 256 bytes and {len(specials)} special tokens",
             found=f"vocab_size {vocab_size}",
         )
+
+
+def _special(special_tokens: Sequence[str], mask_token: str | None, pad_token: str | None) -> list[str]:
+    """All special tokens, each once, in the order of their ids."""
+    given = [END_OF_TEXT, *special_tokens, mask_token, pad_token]
+    return list(dict.fromkeys(token for token in given if token))
+
+
+def _byte_level_bpe(
+    texts: Iterator[str],
+    vocab_size: int,
+    special_tokens: Sequence[str],
+    mask_token: str | None,
+    pad_token: str | None,
+    min_frequency: int = 2,
+) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    require_room(vocab_size, special_tokens, mask_token, pad_token)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=specials,
+        special_tokens=_special(special_tokens, mask_token, pad_token),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample(corpus, sample_bytes), trainer)
-    if tokenizer.get_vocab_size() < vocab_size:
-        warn(f"the text has pairs for {tokenizer.get_vocab_size():,} tokens only, not for {vocab_size:,}")
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
+        pad_token=pad_token or END_OF_TEXT,
         mask_token=mask_token,
         extra_special_tokens=list(special_tokens),
         clean_up_tokenization_spaces=False,

@@ -42,6 +42,11 @@ class Objective(Protocol):
     is_likelihood: bool
     """True when `total` is -log p of the text itself, so that bits per byte mean something."""
 
+    def check(self, body: Anatomy) -> None:
+        """Raise `UnsupportedModel` where the model cannot be trained to do this. Looks at its structure only, so that
+        a plan can ask it of a model without weights."""
+        ...
+
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Make `input_ids` and `labels` from `tokens`. Pure: all randomness comes from `generator`.
 

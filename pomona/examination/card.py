@@ -94,7 +94,7 @@ def _front_matter(data: CardData) -> str:
             metrics.insert(0, {"type": "bits_per_byte", "name": "Bits per byte", "value": bits})
         if row.quality.accuracy is not None:
             right = round(row.quality.accuracy, 4)
-            metrics.append({"type": "accuracy", "name": "Next-token accuracy", "value": right})
+            metrics.append({"type": "accuracy", "name": _accuracy(data).capitalize(), "value": right})
         dataset = {"name": visible(data.evaluated_on), "type": "text"}
         result = {"task": {"type": visible(data.task)}, "dataset": dataset, "metrics": metrics}
         values["model-index"] = [{"name": visible(row.name), "results": [result]}]
@@ -136,7 +136,7 @@ def _quality(data: CardData) -> str:
     if quality is None:
         return ""
     rows = [("all", quality), *quality.slices.items()]
-    heads = ["held-out text", "bits per byte", "nats per token", "perplexity", "next-token accuracy", "tokens"]
+    heads = ["held-out text", "bits per byte", "nats per token", "perplexity", _accuracy(data), "tokens"]
     lines = [
         [
             _text(name),
@@ -154,6 +154,11 @@ def _quality(data: CardData) -> str:
         by = f" ({_text(data.model.decoded_by)})" if data.model.decoded_by else ""
         tail = f"\nDecoding, one sequence: {fixed(speed, 0)} tokens per second{by}.\n"
     return f"## Quality\n\nMeasured on {_text(data.evaluated_on)}.\n\n{_table(heads, lines)}{tail}"
+
+
+def _accuracy(data: CardData) -> str:
+    """What a first guess is right about."""
+    return "next-token accuracy" if data.task == "text-generation" else "accuracy"
 
 
 def _making(data: CardData) -> str:

@@ -58,7 +58,7 @@ class MaskedLmConfig(MethodConfig):
             raise ConfigError(
                 f"{self.method} needs a mask token",
                 found=f"{type(tokenizer).__name__} without one",
-                do='tokenizer.add_special_tokens({"mask_token": "<mask>"}), and make the model with that vocabulary',
+                do="train the tokenizer with one (stage tokenize: `mask_token: <mask>`), or take one that has it",
             )
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[[*tokenizer.all_special_ids]] = True
@@ -111,6 +111,10 @@ class MaskedLm:
             made["position_ids"] = positions_within(made["documents"])
         return made
 
+    def check(self, body: Anatomy) -> None:
+        """Raise `UnsupportedModel` unless the model is bidirectional and has a head."""
+        body.require("bidirectional", "head", method=self.name)
+
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
         """Nats summed over the hidden tokens; the head sees only their positions.
 
@@ -118,7 +122,7 @@ class MaskedLm:
             UnsupportedModel: the model is not bidirectional.
             ConfigError: the sequence is longer than the model's positions.
         """
-        body.require("bidirectional", "head", method=self.name)
+        self.check(body)
         require_length(body, batch["input_ids"].shape[1], self.name)
         inputs = {"input_ids": batch["input_ids"]}
         if "documents" in batch:

@@ -48,6 +48,10 @@ class NextToken:
             made["position_ids"] = positions_within(documents[:, :-1])
         return made
 
+    def check(self, body: Anatomy) -> None:
+        """Raise `UnsupportedModel` unless the model is causal and has a head."""
+        body.require("causal", "head", method=self.name)
+
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
         """Nats summed over the counted tokens.
 
@@ -55,7 +59,7 @@ class NextToken:
             UnsupportedModel: the model is not causal, or its kernel cannot keep documents apart.
             ConfigError: the sequence is longer than the model's positions.
         """
-        body.require("causal", "head", method=self.name)
+        self.check(body)
         require_length(body, batch["input_ids"].shape[1], self.name)
         inputs = {"input_ids": batch["input_ids"]}
         if "position_ids" in batch:

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pomona.anatomy import Anatomy
+from pomona.data.tokenizer import sentinel
 from pomona.engine.head_loss import head_loss
 from pomona.engine.protocols import IGNORED, Batch, Loss
 from pomona.ground.config import MethodConfig
@@ -46,7 +47,7 @@ class SpanCorruptionConfig(MethodConfig):
         """
         vocabulary = tokenizer.get_vocab()
         sentinels: list[int] = []
-        while (name := f"<extra_id_{len(sentinels)}>") in vocabulary:
+        while (name := sentinel(len(sentinels))) in vocabulary:
             sentinels.append(vocabulary[name])
         missing = [] if sentinels else ["sentinels <extra_id_0>, <extra_id_1>, ..."]
         if tokenizer.eos_token_id is None:
@@ -55,7 +56,7 @@ class SpanCorruptionConfig(MethodConfig):
             raise ConfigError(
                 f"{self.method} needs {' and '.join(missing)}",
                 found=f"{type(tokenizer).__name__} without {'them' if len(missing) > 1 else 'it'}",
-                do='add them: tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_id_0>", ...]})',
+                do="train the tokenizer with sentinels (stage tokenize: `sentinels: 100`), or take one that has them",
             )
         return SpanCorruption(self, sentinels=tuple(sentinels), end_id=tokenizer.eos_token_id)
 
@@ -98,7 +99,7 @@ class SpanCorruption:
                 f"{self.name} needs a sentinel for each span",
                 needs=f"{spans} sentinels for {length} tokens",
                 found=f"{len(self.sentinels)}",
-                do="shorten seq_length, lengthen mean_span, or add sentinels to the tokenizer",
+                do="shorten seq_length, lengthen mean_span, or train the tokenizer with more sentinels",
             )
         starts_BT, noise_BT = random_spans(rows, length, noise=noise, spans=spans, generator=generator)
         number = starts_BT.long().cumsum(1) - 1
@@ -112,23 +113,27 @@ class SpanCorruption:
         target = pairs[torch.stack([starts_BT, noise_BT], dim=2).flatten(1)].view(rows, noise + spans)
         return {"input_ids": torch.cat([input_ids, end], dim=1), "labels": torch.cat([target, end], dim=1)}
 
-    def __call__(self, body: Anatomy, batch: Batch) -> Loss:
-        """Nats summed over the target's tokens, the sentinels and the end token included.
-
-        Raises:
-            UnsupportedModel: the model is no encoder-decoder, or does not say with which token its decoder starts.
-        """
+    def check(self, body: Anatomy) -> None:
+        """Raise `UnsupportedModel` unless the model is an encoder-decoder that says how its decoder starts."""
         body.require("encoder_decoder", "head", method=self.name)
-        start = getattr(body.config, "decoder_start_token_id", None)
-        if start is None:
+        if getattr(body.config, "decoder_start_token_id", None) is None:
             raise UnsupportedModel(
                 f"{self.name} cannot start the decoder of {type(body.model).__name__}",
                 needs="config.decoder_start_token_id",
                 found="None",
                 do="set it, for T5 to the padding token's id",
             )
+
+    def __call__(self, body: Anatomy, batch: Batch) -> Loss:
+        """Nats summed over the target's tokens, the sentinels and the end token included.
+
+        Raises:
+            UnsupportedModel: the model is no encoder-decoder, or does not say with which token its decoder starts.
+        """
+        self.check(body)
         labels = batch["labels"]
-        hidden = body.hidden(input_ids=batch["input_ids"], decoder_input_ids=shift_right(labels, int(start)))
+        decoded = shift_right(labels, int(body.config.decoder_start_token_id))
+        hidden = body.hidden(input_ids=batch["input_ids"], decoder_input_ids=decoded)
         total, correct = head_loss(body, hidden, labels)
         return Loss(total, (labels != IGNORED).sum(), correct)
 

@@ -59,7 +59,9 @@ class Forecast:
         tokens, flops: work that the stage will do.
         parameters: of the model that it leaves.
         note: one line for the plan.
-        known: facts that later stages may rely on (`vocab_size`, `model`: the model on the meta device, ...).
+        known: facts that later stages may rely on: `model` on the meta device, the `objective` that it is trained
+            for, `vocab_size`, a function that gives the `tokenizer` (or one with the same special tokens); of what is
+            made already, its `folder` and the `facts` of its manifest.
     """
 
     tokens: int | None = None
@@ -135,7 +137,12 @@ class Job:
 
 
 class View:
-    """What a stage sees while the plan is made: its inputs' forecasts, and where to report problems."""
+    """What a stage sees while the plan is made: its inputs' forecasts, and where to report problems.
+
+    Attributes:
+        seed: of everything random in the stage.
+        made: the stage is finished already, so what only making it needs (a download) need not be there.
+    """
 
     def __init__(
         self,
@@ -143,8 +150,10 @@ class View:
         seed: int,
         report: Callable[[str, str, str], None],
         ledgers: Mapping[str, Sequence[Mapping[str, Any]]],
+        made: bool = False,
     ) -> None:
         self._inputs, self.seed, self._report, self._ledgers = inputs, seed, report, ledgers
+        self.made = made
 
     def all(self, name: str) -> Sequence[Forecast]:
         """The forecasts of a need."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from pomona.catalog import ObjectiveMethod
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
@@ -20,8 +20,8 @@ class ExamineStage(Stage):
     """Names of stages, or folders. Default: every model that no later stage trains on."""
     data: str | None = None
     """The tokens whose held-out part is used: name of a stage, or a folder."""
-    objective: ObjectiveMethod = Field(default="next-token", validate_default=True)
-    """What the models are scored by. Speed and samples are for next-token models."""
+    objective: ObjectiveMethod | None = None
+    """What the models are scored by. Default: what they were trained for. Causal models also get speed and samples."""
     tokens: PositiveInt = 131_072
     """Held-out tokens."""
     seq_length: PositiveInt = 256
@@ -38,14 +38,19 @@ class ExamineStage(Stage):
         )
 
     def plan(self, view: View) -> Forecast:
+        from pomona import anatomy
+        from pomona.stages import fitting
+
         if not view.all("models"):
             view.problem("models", "there is no model to examine")
+        method = fitting.common_objective(view, self.objective, [each.known for each in view.all("models")])
+        objective = fitting.objective_for(view, method, seq_length=self.seq_length) if method else None
         flops = 0.0
         for forecast in view.all("models"):
             if (model := forecast.known.get("model")) is not None:
-                from pomona import anatomy
-
-                flops += self.tokens * anatomy.of(model).flops_per_token(self.seq_length, training=False)
+                body = anatomy.of(model)
+                if objective is None or fitting.check_model(view, objective, body):
+                    flops += self.tokens * body.flops_per_token(self.seq_length, training=False)
         return Forecast(
             tokens=self.tokens * len(view.all("models")), flops=flops, note=f"{len(view.all('models'))} models"
         )

@@ -31,6 +31,7 @@ class GrowStage(Stage):
     def plan(self, view: View) -> Forecast:
         from pomona import anatomy
         from pomona.stages import models
+        from pomona.stages.fitting import trained_for
 
         model = models.expected(view, "from")
         if model is None:
@@ -43,7 +44,8 @@ class GrowStage(Stage):
             return Forecast()
         body = anatomy.of(grown)
         note = f"{self.method.method}, {len(anatomy.of(model).blocks)} blocks to {len(body.blocks)}"
-        return Forecast(parameters=body.parameter_count(), note=note, known={"model": grown})
+        known = {"model": grown, "objective": trained_for(view.one("from").known)}
+        return Forecast(parameters=body.parameter_count(), note=note, known=known)
 
     def seconds(self, view: View, forecast: Forecast) -> float | None:
         return 1.0 + (forecast.parameters or 0) / 1e9
@@ -61,7 +63,7 @@ class GrowStage(Stage):
         ledger = Ledger()
         ledger.charge("grow", flops=getattr(report, "flops", 0.0), seconds=report.seconds)
         body = anatomy.of(model)
-        facts = {key: source.facts[key] for key in ("read", "learning_rate") if key in source.facts}
+        facts = {key: source.facts[key] for key in ("read", "learning_rate", "objective") if key in source.facts}
         note = f"{self.method.method}, {before} blocks to {len(body.blocks)}"
         facts |= {"parameters": body.parameter_count(), "blocks": len(body.blocks), "note": note}
         return Made(facts, ledger)

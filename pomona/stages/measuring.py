@@ -20,6 +20,7 @@ from pomona.ground.files import write_json
 from pomona.ground.machine import has_fast_bfloat16
 from pomona.runtime import Generator
 from pomona.stages.base import Artefact, Job, Made
+from pomona.stages.fitting import objective_of
 
 if TYPE_CHECKING:
     from pomona.stages.examine import ExamineStage
@@ -34,7 +35,8 @@ def examine(stage: ExamineStage, job: Job) -> Made:
     """Measure every model; writes examination.json."""
     data = job.input("data")
     tokens = Tokens.open(data.folder)
-    objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
+    method = objective_of(stage.objective, [artefact.facts for artefact in job.inputs["models"]])
+    objective = method.build(tokens.tokenizer)  # type: ignore[attr-defined]
     batches = validation_batches(
         tokens.validation, batch_size=16, seq_length=stage.seq_length, limit_tokens=stage.tokens
     )
@@ -52,7 +54,7 @@ def examine(stage: ExamineStage, job: Job) -> Made:
             ledger=ledger,
         )
         rate, by = None, ""
-        if stage.objective.method == "next-token":
+        if method.method == "next-token":
             generator = open_for_writing(artefact)
             speed = generator.measure(stage.decode_tokens)
             rate, by = speed.tokens_per_second, f"{speed.engine}, {speed.scheme}"

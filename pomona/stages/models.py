@@ -28,12 +28,6 @@ HEADS = {
     "span-corruption": transformers.AutoModelForSeq2SeqLM,
 }
 """The head that each objective trains; other objectives train a causal one."""
-NEEDS = {
-    "next-token": ("causal", "head"),
-    "masked-lm": ("bidirectional", "head"),
-    "span-corruption": ("encoder_decoder", "head"),
-}
-"""Capabilities that each objective asks of a model."""
 
 
 def config_from(description: Mapping[str, Any], vocab_size: int | None = None) -> PretrainedConfig:
@@ -135,9 +129,13 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the configuration name the tokenizer's special tokens."""
+    """Let the configuration name the tokenizer's special tokens. A decoder starts from the padding token, as T5's."""
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name))
+    if config.is_encoder_decoder:
+        config.decoder_start_token_id = tokenizer.pad_token_id
+        if getattr(config, "forced_eos_token_id", None) is not None:
+            config.forced_eos_token_id = tokenizer.eos_token_id
 
 
 def _config_of(folder: Path) -> PretrainedConfig:

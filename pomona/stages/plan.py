@@ -45,10 +45,11 @@ def make_plan(nodes: Sequence[Node], store: Store, report: Callable[[Node], Repo
         inputs = {name: [_forecast(source, forecasts) for source in sources] for name, sources in node.inputs.items()}
         ledgers = {name: [_ledger(source, store) for source in sources] for name, sources in node.inputs.items()}
         state = store.find(node).state
-        view = View(inputs, node.seed, report(node), ledgers)
+        view = View(inputs, node.seed, report(node), ledgers, made=state == "made")
         forecast = node.stage.plan(view)
         if state == "made":
-            forecast.known["facts"] = store.artefact(node, store.find(node).folder).facts
+            artefact = store.artefact(node, store.find(node).folder)
+            forecast.known |= {"facts": artefact.facts, "folder": artefact.folder}
         forecasts[node.label] = forecast
         entries.append(Entry(node, state, view, forecast))
     return Plan(entries)

@@ -28,11 +28,14 @@ class PretrainStage(TrainingStage):
 
     def plan(self, view: View) -> Forecast:
         from pomona.stages import models
+        from pomona.stages.fitting import tokenizer_of, vocab_size_of
 
         try:
             if isinstance(self.model, str):
                 return self.forecast(view, models.expected(view, "model"))
-            config = self._config(view.known("data", "vocab_size"))
+            config = self._config(vocab_size_of(view))
+            if (tokenizer := tokenizer_of(view)) is not None:
+                models.adopt_special_tokens(config, tokenizer)
             return self.forecast(view, models.create(config, self.objective, on_meta_device=True))
         except PomonaError as error:
             key = f"model.{error.where}" if error.where and isinstance(self.model, dict) else "model"

@@ -8,13 +8,12 @@ import torch
 
 from pomona import anatomy
 from pomona.engine import Batch, FitConfig, fit
-from pomona.ground.errors import PomonaError
 from pomona.ground.files import content_hash
 from pomona.ground.machine import matmul_rate
 from pomona.stages.models import create
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from pomona.stages.training import TrainingStage
 
@@ -34,23 +33,23 @@ class RandomTokens:
         return [{"tokens": part} for part in tokens.chunk(micro_batches)]
 
 
-def training_rate(config: PretrainedConfig, stage: TrainingStage) -> float | None:
+def training_rate(config: PretrainedConfig, stage: TrainingStage, tokenizer: PreTrainedTokenizerBase) -> float:
     """Tokens per second of this stage's training steps, from three steps without compilation.
 
     Small models are measured as they will be trained; large batches are cut, so that the probe takes a second or two.
-    None where the objective needs a tokenizer that does not exist yet.
+
+    Args:
+        tokenizer: with the special tokens that the objective needs; its vocabulary may be a smaller one.
     """
-    key = content_hash([config.to_dict(), stage.optimizer.model_dump(), stage.batch_size, stage.seq_length])
+    methods = [stage.objective.model_dump(), stage.optimizer.model_dump()]
+    key = content_hash([config.to_dict(), *methods, stage.batch_size, stage.seq_length])
     if key in _KNOWN:
         return _KNOWN[key]
     model = create(config, stage.objective)
     body = anatomy.of(model)
     flops = body.flops_per_token(stage.seq_length, training=True) * stage.seq_length
     rows = int(max(1, min(stage.batch_size, SECONDS_PER_STEP * 0.3 * matmul_rate() / flops)))
-    try:
-        objective = stage.objective.build(None)  # type: ignore[attr-defined]
-    except PomonaError:
-        return None
+    objective = stage.objective.build(tokenizer)  # type: ignore[attr-defined]
     assert isinstance(stage.engine, FitConfig)
     quick = stage.engine.model_copy(
         update={"compile": "never", "log_every": 1, "evaluate_every": None, "trackers": (), "micro_batches": 1}
@@ -59,7 +58,7 @@ def training_rate(config: PretrainedConfig, stage: TrainingStage) -> float | Non
     training = fit(
         model,
         objective,
-        RandomTokens(config.vocab_size, rows, stage.seq_length),
+        RandomTokens(min(config.vocab_size, len(tokenizer)), rows, stage.seq_length),
         optimizer,
         lambda step: 0.0,
         steps=3,

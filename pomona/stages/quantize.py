@@ -31,8 +31,8 @@ class QuantizeStage(Stage):
     """Training tokens whose activations the method sees."""
     seq_length: PositiveInt = 256
     """Tokens per calibration sequence."""
-    objective: ObjectiveMethod = Field(default="next-token", validate_default=True)
-    """What the result is scored by."""
+    objective: ObjectiveMethod | None = None
+    """What the result is scored by. Default: what the model was trained for."""
     validation_tokens: PositiveInt = 65_536
     """Held-out tokens on which the result is evaluated."""
     method: Quantization = Field(default="gptq", validate_default=True)
@@ -48,7 +48,7 @@ class QuantizeStage(Stage):
 
     def plan(self, view: View) -> Forecast:
         from pomona import anatomy
-        from pomona.stages import models
+        from pomona.stages import fitting, models
 
         model = models.expected(view, "from")
         if model is None:
@@ -69,6 +69,10 @@ class QuantizeStage(Stage):
             view.problem(
                 "seq_length", f"{self.seq_length} tokens are more than the model's {body.max_positions} positions"
             )
+        method = fitting.common_objective(view, self.objective, [view.one("from").known])
+        objective = fitting.objective_for(view, method, seq_length=self.seq_length) if method else None
+        if objective is not None:
+            fitting.check_model(view, objective, body)
         values = self.method.model_dump()
         note = f"{self.method.method}, {values.get('bits')} bits, groups of {values.get('group_size')}"
         flops = self.calibration_tokens * body.flops_per_token(self.seq_length, training=False)
@@ -77,7 +81,7 @@ class QuantizeStage(Stage):
             parameters=body.parameter_count(),
             flops=2 * flops,
             note=note,
-            known={"model": model},
+            known={"model": model, "objective": method},
         )
 
     def seconds(self, view: View, forecast: Forecast) -> float | None:
@@ -97,6 +101,7 @@ class QuantizeStage(Stage):
         from pomona.ground.quiet import without_bars
         from pomona.quantization.export import save_compressed
         from pomona.stages import models
+        from pomona.stages.fitting import objective_of
 
         source, tokens = job.input("from"), Tokens.open(job.input("data").folder)
         model = models.load(source.folder)
@@ -109,14 +114,14 @@ class QuantizeStage(Stage):
             save_compressed(model, report, job.folder)
         tokens.tokenizer.save_pretrained(job.folder)
         body = anatomy.of(model)
-        quality = None
+        quality, objective = None, objective_of(self.objective, [source.facts])
         if tokens.validation.count > self.seq_length:
             held_out = validation_batches(
                 tokens.validation, batch_size=16, seq_length=self.seq_length, limit_tokens=self.validation_tokens
             )
             quality = evaluate(
                 body,
-                self.objective.build(tokens.tokenizer),  # type: ignore[attr-defined]
+                objective.build(tokens.tokenizer),  # type: ignore[attr-defined]
                 held_out,
                 token_bytes=torch.from_numpy(tokens.token_bytes),
                 dtype=training_dtype("auto"),
@@ -127,6 +132,7 @@ class QuantizeStage(Stage):
             "parameters": body.parameter_count(),
             "blocks": len(body.blocks),
             "quality": quality.to_dict() if quality else None,
+            "objective": objective.model_dump(mode="json"),
             "bits": values.get("bits"),
             "group_size": values.get("group_size"),
             "bits_per_weight": report.bits_per_weight,

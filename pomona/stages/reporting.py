@@ -69,7 +69,7 @@ def export(stage: ExportStage, job: Job) -> Made:
             shutil.copyfile(file, job.folder / file.name)
     chain = chain_of(source)
     row = row_of(source, quality_of(source.facts.get("quality")))
-    config = read_json(source.folder / "config.json")
+    architecture = str((read_json(source.folder / "config.json").get("architectures") or ["AutoModel"])[0])
     write_card(
         job.folder,
         CardData(
@@ -77,7 +77,8 @@ def export(stage: ExportStage, job: Job) -> Made:
             arm=arm_of(str(job.recipe.get("name", source.name)), chain),
             license=stage.license,
             base_model=None if chain[0].verb != "outside" else chain[0].name,
-            architecture=str((config.get("architectures") or ["AutoModel"])[0]),
+            architecture=architecture,
+            task=task_of(architecture),
             recipe=text_of(job.recipe, {each.name for each in lineage([source])} | {job.name}),
             corpus=corpus_facts([source]),
             machine=machine().asdict(),
@@ -86,6 +87,13 @@ def export(stage: ExportStage, job: Job) -> Made:
     )
     facts = {key: source.facts[key] for key in ("parameters", "quality", "bits", "group_size") if key in source.facts}
     return Made({**facts, "note": stage.title or source.name})
+
+
+def task_of(architecture: str) -> str:
+    """The Hub's `pipeline_tag` for what a class of transformers does."""
+    if architecture.endswith("ForMaskedLM"):
+        return "fill-mask"
+    return "text2text-generation" if architecture.endswith("ForConditionalGeneration") else "text-generation"
 
 
 def chains_of(made: Sequence[Artefact], recipe: str) -> dict[str, list[Artefact]]:

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pomona.ground.errors import DataError
+from pomona.ground.errors import ConfigError, DataError
 from pomona.ground.files import MANIFEST, content_hash, file_hash
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
 
@@ -31,16 +31,22 @@ class TokenizeStage(Stage):
     tokenizer: str | None = None
     """A tokenizer that exists, instead: a folder, or a name on the Hugging Face hub."""
     mask_token: str | None = None
-    """A special token for masked language modelling."""
+    """A special token for masked language modelling, such as `<mask>`."""
+    sentinels: NonNegativeInt = 0
+    """How many special tokens `<extra_id_0>`, `<extra_id_1>`, ... there are for span corruption."""
+    pad_token: str | None = None
+    """A special token for padding. Default: `<|pad|>` beside a mask token or sentinels, whose models tell padding from
+    text by this token; otherwise the end of a text also pads."""
     special_tokens: tuple[str, ...] = ()
-    """Further special tokens, such as the sentinels of span corruption."""
+    """Further special tokens."""
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> Self:
         if (self.vocab_size is None) == (self.tokenizer is None):
             raise ValueError("give one of vocab_size (to train a tokenizer) and tokenizer (to take one)")
-        if self.tokenizer is not None and (self.mask_token or self.special_tokens):
-            raise ValueError("mask_token and special_tokens are for a tokenizer that is trained here")
+        own = [name for name in ("mask_token", "sentinels", "pad_token", "special_tokens") if getattr(self, name)]
+        if self.tokenizer is not None and own:
+            raise ValueError(f"{' and '.join(own)}: only a tokenizer that is trained here takes special tokens")
         return self
 
     def needs(self) -> tuple[Need, ...]:
@@ -52,14 +58,32 @@ class TokenizeStage(Stage):
         return content_hash({file.name: file_hash(file) for file in Path(self.tokenizer).iterdir() if file.is_file()})
 
     def plan(self, view: View) -> Forecast:
-        if self.tokenizer is not None and "/" in self.tokenizer and not _is_hub_name(self.tokenizer):
-            folder = Path(self.tokenizer)
-            if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-                view.problem("tokenizer", f"{folder} is not a tokenizer", "a folder with tokenizer.json")
-        facts = view.known("from", "facts") or {}
-        size = facts.get("splits", {}).get("train", {}).get("bytes")
-        note = "byte-level BPE" if self.tokenizer is None else self.tokenizer
-        return Forecast(known={"vocab_size": self.vocab_size, "bytes": size}, note=note)
+        if view.made:
+            return Forecast(note=self.tokenizer or "byte-level BPE")
+        if self.tokenizer is None:
+            return self._plan_training(view)
+        from pomona.data.tokenizer import vocabulary_size
+        from pomona.stages.models import load_tokenizer
+
+        try:
+            tokenizer = load_tokenizer(self.tokenizer)
+        except DataError as error:
+            view.problem("tokenizer", error.what, error.found or "")
+            return Forecast(note=self.tokenizer)
+        known = {"vocab_size": vocabulary_size(tokenizer), "tokenizer": lambda: tokenizer}
+        return Forecast(known=known, note=self.tokenizer)
+
+    def _plan_training(self, view: View) -> Forecast:
+        from pomona.data.tokenizer import require_room, untrained_tokenizer
+
+        assert self.vocab_size is not None
+        special = self._special()
+        try:
+            require_room(self.vocab_size, **special)
+        except ConfigError as error:
+            view.problem("vocab_size", error.what, f"needs {error.needs}")
+        known = {"vocab_size": self.vocab_size, "tokenizer": lambda: untrained_tokenizer(**special)}
+        return Forecast(known=known, note="byte-level BPE")
 
     def make(self, job: Job) -> Made:
         from pomona.data import Corpus, make_tokens
@@ -79,18 +103,20 @@ class TokenizeStage(Stage):
         from pomona.data import train_tokenizer
 
         if self.vocab_size is not None:
-            return train_tokenizer(
-                corpus,
-                vocab_size=self.vocab_size,
-                mask_token=self.mask_token,
-                special_tokens=self.special_tokens,
-            )
+            return train_tokenizer(corpus, vocab_size=self.vocab_size, **self._special())
         from pomona.stages.models import load_tokenizer
 
         assert self.tokenizer is not None
         return load_tokenizer(self.tokenizer)
 
+    def _special(self) -> dict[str, Any]:
+        """The special tokens of a tokenizer that is trained here, as `train_tokenizer` takes them."""
+        from pomona.data.tokenizer import PADDING, sentinel
 
-def _is_hub_name(name: str) -> bool:
-    """`owner/model`, and not a path."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+        sentinels = [sentinel(number) for number in range(self.sentinels)]
+        pad_token = self.pad_token or (PADDING if sentinels or self.mask_token else None)
+        return {
+            "special_tokens": (*sentinels, *self.special_tokens),
+            "mask_token": self.mask_token,
+            "pad_token": pad_token,
+        }

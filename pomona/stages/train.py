@@ -74,6 +74,7 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, before: dict[s
         "quality": training.quality.to_dict() if training.quality else None,
         "steps": training.ledger.steps,
         "tokens": training.ledger.tokens,
+        "objective": stage.objective.model_dump(mode="json"),
         "learning_rate": getattr(optimizer_config, "learning_rate", None),
         "read": {"data": data.hash, "seed": job.seed, "runs": read},
         "note": f"{stage.optimizer.method}, {stage.schedule.method}, {training.ledger.steps:,} steps",

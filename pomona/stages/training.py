@@ -111,23 +111,28 @@ class TrainingStage(Stage):
     def forecast(self, view: View, model: PreTrainedModel | None) -> Forecast:
         """Check a model (on the meta device) against data and methods; say what training it takes."""
         from pomona import anatomy
-        from pomona.stages.models import NEEDS
+        from pomona.stages import fitting
 
+        objective = fitting.objective_for(
+            view, self.objective, seq_length=self.seq_length, respect_documents=self.respect_documents
+        )
         if model is None:
             return Forecast()
+        known = {"model": model, "objective": self.objective}
         try:
             body = anatomy.of(model)
-            body.require(*NEEDS.get(self.objective.method, ()), method=self.objective.method)
         except PomonaError as error:
-            view.problem("objective" if "cannot run" in error.what else "model", str(error))
-            return Forecast(known={"model": model})
+            view.problem("model", str(error))
+            return Forecast(known=known)
+        if objective is not None and not fitting.check_model(view, objective, body):
+            return Forecast(known=known)
         if body.max_positions is not None and self.seq_length > body.max_positions:
             view.problem(
                 "seq_length",
                 f"{self.seq_length} tokens are more than the model's {body.max_positions} positions",
                 f"give the model max_position_embeddings: {self.seq_length}, or shorten the sequences",
             )
-        vocab_size = view.known("data", "vocab_size")
+        vocab_size = fitting.vocab_size_of(view)
         if vocab_size is not None and vocab_size > body.vocab_size:
             view.problem(
                 "data",
@@ -150,7 +155,7 @@ class TrainingStage(Stage):
                 view.problem("schedule", str(error))
         note = f"{self.optimizer.method}, {self.schedule.method}"
         if steps is None:
-            return Forecast(parameters=body.parameter_count(), note=note, known={"model": model})
+            return Forecast(parameters=body.parameter_count(), note=note, known=known)
         work = steps
         if self.sweep:
             work += len(self.sweep.learning_rate) * self.pilot_steps(steps)
@@ -163,16 +168,18 @@ class TrainingStage(Stage):
             parameters=body.parameter_count(),
             flops=tokens * per_token,
             note=note,
-            known={"model": model, "work_tokens": work * self.tokens_per_step},
+            known={**known, "work_tokens": work * self.tokens_per_step},
         )
 
     def seconds(self, view: View, forecast: Forecast) -> float | None:
+        from pomona.stages.fitting import tokenizer_of
         from pomona.stages.probe import training_rate
 
         model, tokens = forecast.known.get("model"), forecast.known.get("work_tokens")
-        if model is None or tokens is None:
+        tokenizer = tokenizer_of(view)
+        if model is None or tokens is None or tokenizer is None:
             return None
-        return float(tokens / training_rate(model.config, self))
+        return float(tokens / training_rate(model.config, self, tokenizer))
 
     def _steps(self, flops_per_step: float, flops_of: float | None) -> int | None:
         """Optimizer steps that the budget allows; None where what it refers to is not known."""

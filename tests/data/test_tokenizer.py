@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pomona.data import Corpus, token_bytes, train_tokenizer
-from pomona.data.tokenizer import _sample, end_of_document, tokenizer_hash, vocabulary_size
+from pomona.data.tokenizer import (
+    _sample,
+    end_of_document,
+    sentinel,
+    tokenizer_hash,
+    untrained_tokenizer,
+    vocabulary_size,
+)
 from pomona.ground.errors import ConfigError
 
 
@@ -38,6 +45,17 @@ def test_special_tokens_have_their_roles_and_no_bytes(tokenizer: Any) -> None:
         0
     ] * 3
     assert sizes.shape == (500,) and (sizes > 0).sum() == 497
+
+
+def test_padding_may_have_a_token_of_its_own(corpus: Corpus) -> None:
+    """Catches padding that is lost, and a stand-in for plans that knows other special tokens than the trained one."""
+    names = {"special_tokens": [sentinel(0), sentinel(1)], "mask_token": "<mask>", "pad_token": "<pad>"}
+    trained, stand_in = train_tokenizer(corpus, vocab_size=300, **names), untrained_tokenizer(**names)
+    assert trained.pad_token == "<pad>" and trained.eos_token == "<|endoftext|>"
+    assert stand_in.special_tokens_map == trained.special_tokens_map
+    for token in ("<|endoftext|>", "<extra_id_0>", "<extra_id_1>", "<mask>", "<pad>"):
+        assert stand_in.convert_tokens_to_ids(token) == trained.convert_tokens_to_ids(token) < 5
+    assert len(stand_in) == 261
 
 
 def test_training_is_deterministic(corpus: Corpus, tokenizer: Any) -> None:

@@ -154,7 +154,7 @@ def test_refusals() -> None:
     """Catches a tokenizer without a mask token, and shares above 1."""
     plain = tokenizer()
     plain.mask_token = None
-    with pytest.raises(ConfigError, match="add_special_tokens"):
+    with pytest.raises(ConfigError, match="mask_token: <mask>"):
         MaskedLmConfig().build(plain)
     with pytest.raises(ConfigError, match="together more than 1"):
         MaskedLmConfig.parse({"masked": 0.8, "replaced": 0.3})

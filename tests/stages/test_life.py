@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
-import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,21 +19,6 @@ from pomona.stages import Run, call, load, run
 from pomona.stages.base import ledger_flops
 from pomona.stages.runner import prepare
 from pomona.stages.store import Store
-
-WORDS = re.findall(
-    r"\w+", "apple pear plum quince medlar branch root leaf graft bud sap bark orchard ladder basket rain frost"
-)
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of short, different texts."""
-    folder = tmp_path_factory.mktemp("texts")
-    draw = random.Random(0)
-    for number in range(40):
-        words = [draw.choice(WORDS) for _ in range(150)]
-        (folder / f"{number:02d}.txt").write_text(f"Text {number}. " + " ".join(words) + ".\n")
-    return folder
 
 
 @pytest.fixture(scope="module")

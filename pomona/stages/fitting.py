@@ -1,0 +1,106 @@
+"""Whether text, objective and model fit together: asked while the plan is made, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pomona.catalog import MethodOf
+from pomona.ground.config import MethodConfig
+from pomona.ground.errors import PomonaError
+from pomona.stages.base import View
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pomona.anatomy import Anatomy
+    from pomona.engine import Objective
+
+
+def vocab_size_of(view: View, need: str = "data") -> int | None:
+    """The vocabulary of the tokens that a stage is given; None where it is not known yet."""
+    size = (view.known(need, "facts") or {}).get("vocab_size") or view.known(need, "vocab_size")
+    return None if size is None else int(size)
+
+
+def tokenizer_of(view: View, need: str = "data") -> PreTrainedTokenizerBase | None:
+    """The tokenizer of the tokens that a stage is given, or one with the same special tokens; None if unknown."""
+    if (folder := view.known(need, "folder")) is not None:
+        from pomona.stages.models import load_tokenizer
+
+        return load_tokenizer(folder / "tokenizer")
+    make = view.known(need, "tokenizer")
+    tokenizer: PreTrainedTokenizerBase | None = make() if make else None
+    return tokenizer
+
+
+def objective_for(
+    view: View, method: MethodConfig, *, seq_length: int, respect_documents: bool = False
+) -> Objective | None:
+    """The objective for the stage's tokens; None, and a problem, where it cannot learn from them.
+
+    It is built and prepares one sequence, so what it needs (special tokens, enough sentinels) is said by itself.
+    """
+    import torch
+
+    tokenizer = tokenizer_of(view)
+    if tokenizer is None:
+        return None
+    tokens = torch.zeros(1, seq_length + 1, dtype=torch.int64)
+    batch = {"tokens": tokens, "documents": tokens} if respect_documents else {"tokens": tokens}
+    try:
+        objective: Objective = method.build(tokenizer)  # type: ignore[attr-defined]
+        objective.prepare(batch, torch.Generator())
+    except PomonaError as error:
+        view.problem("objective", str(error))
+        return None
+    return objective
+
+
+def check_model(view: View, objective: Objective, body: Anatomy, key: str = "objective") -> bool:
+    """Whether the objective can run on a model; a problem where not."""
+    try:
+        objective.check(body)
+    except PomonaError as error:
+        view.problem(key, str(error))
+        return False
+    return True
+
+
+def common_objective(view: View, given: MethodConfig | None, known: Iterable[Mapping[str, Any]]) -> MethodConfig | None:
+    """What models are scored by: the given objective, else the one that all of them were trained for.
+
+    None, and a problem, where they were trained for different ones.
+    """
+    found = [objective for each in known if (objective := trained_for(each)) is not None]
+    if given is not None or not found:
+        return given or next_token()
+    if any(each != found[0] for each in found):
+        names = " and ".join(sorted({each.method for each in found}))
+        view.problem("objective", f"the models were trained for {names}", "say by which of them they are scored")
+        return None
+    return found[0]
+
+
+def objective_of(given: MethodConfig | None, facts: Iterable[Mapping[str, Any]]) -> MethodConfig:
+    """The same once the models are made, from their manifests' facts."""
+    trained = (trained_for({"facts": each}) for each in facts)
+    return given or next((each for each in trained if each is not None), None) or next_token()
+
+
+def next_token() -> MethodConfig:
+    """What a model of unknown origin is scored by."""
+    return MethodOf("objective").validate("next-token")
+
+
+def trained_for(known: Mapping[str, Any]) -> MethodConfig | None:
+    """The objective that a model was or will be trained for; None where nobody knows.
+
+    Args:
+        known: what the model's forecast knows (`Forecast.known`).
+    """
+    plain = known.get("facts", {}).get("objective")
+    if plain is not None:
+        return MethodOf("objective").validate(plain)
+    objective: MethodConfig | None = known.get("objective")
+    return objective
