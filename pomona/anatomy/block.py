@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import nn
 
-from pomona.anatomy.space import Space
-from pomona.anatomy.weight import Norm, Weight
+from pomona.anatomy.declaration import Placement
+from pomona.anatomy.space import Axis, Space
+from pomona.anatomy.weight import Norm, Runs, Weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +19,15 @@ class Attention:
 
     Args:
         query, key, value, output: linear maps; N * H, K * H, K * H and hidden outputs.
-        query_norm, key_norm: norms of each head's features before the scores, or None.
+        query_norm, key_norm: norms of each head's features before the scores, or of all heads' features together (their
+            axis says which), or None.
         bias_table: learned score bias by relative position (bucket, head), or None.
         module: the module that calls the attention kernel.
         causal: a position sees only itself and earlier ones.
         window: number of positions that it sees at most, or None.
+        scaling: factor of the scores.
+        softcap: scores s become softcap * tanh(s / softcap), or None.
+        rotary: how many of a head's features are turned by position; 0 without rotary positions.
         heads: space of the query heads; kv_heads: of the key-value heads; the same space when they are as many.
     """
 
@@ -36,6 +41,9 @@ class Attention:
     module: nn.Module = field(repr=False)
     causal: bool
     window: int | None
+    scaling: float
+    softcap: float | None
+    rotary: int
     heads: Space
     kv_heads: Space
     head_dim: Space
@@ -59,16 +67,82 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class FeedForward:
-    """down(act(gate) * up), or down(act(up)) when `gate` is None."""
+    """down(act(gate) * up), or down(act(up)) when `gate` is None.
+
+    With experts it is one wide feed-forward, whose features belong to the experts in equal runs: a router lets each
+    token use the features of a few of them. `up` and `gate` are then the maps of all experts, stacked, `down` those
+    side by side, and `expert(e)` is one of them.
+
+    Args:
+        features: space between up and down; with experts, its parent is `experts`.
+        module: gives what the feed-forward adds to the residual stream, before a norm on it.
+        router: linear map (expert, residual) whose largest outputs choose experts, or None.
+        experts: their space, or None.
+        active: number of experts that a token uses.
+        shared: a feed-forward that every token uses besides, or None.
+        shared_gate: linear map to one number, whose sigmoid multiplies what `shared` gives, or None.
+    """
 
     up: Weight
     gate: Weight | None
     down: Weight
     features: Space
+    module: nn.Module = field(repr=False)
+    router: Weight | None = None
+    experts: Space | None = None
+    active: int = 1
+    shared: FeedForward | None = None
+    shared_gate: Weight | None = None
+
+    @property
+    def num_experts(self) -> int:
+        """Number of experts that a router chooses from; 1 without one."""
+        return 1 if self.experts is None else self.experts.size
+
+    @property
+    def width(self) -> int:
+        """Number of features, of each expert where there are some."""
+        return self.features.size // self.num_experts
+
+    def expert(self, index: int) -> FeedForward:
+        """One expert as a feed-forward of its own; the whole without experts."""
+        return self._each[index]
+
+    @cached_property
+    def _each(self) -> list[FeedForward]:
+        if self.experts is None:
+            return [self]
+        return [self._one(index) for index in range(self.experts.size)]
+
+    def _one(self, index: int) -> FeedForward:
+        features = Space("feed_forward", self.width, f"{self.features.scope}.experts.{index}")
+
+        def narrow(weight: Weight) -> Weight:
+            axes = tuple(Axis((features,)) if axis.has(self.features) else axis for axis in weight.axes)
+            runs = weight.runs and Runs(1, weight.runs.period, weight.runs.start, weight.runs.size)
+            return replace(weight, axes=axes, runs=runs, expert=index, beside=False)
+
+        gate = None if self.gate is None else narrow(self.gate)
+        return FeedForward(narrow(self.up), gate, narrow(self.down), features, self.module)
 
     def weights(self) -> list[Weight]:
-        """The linear maps."""
-        return [self.up, self.down] if self.gate is None else [self.gate, self.up, self.down]
+        """The linear maps, those of each expert singly, shared ones and routers included."""
+        each = [w for one in self._each for w in (one.gate, one.up, one.down)]
+        shared = [] if self.shared is None else self.shared.weights()
+        return [w for w in (self.router, *each, *shared, self.shared_gate) if w is not None]
+
+    def wholes(self) -> list[Weight]:
+        """The linear maps, those of all experts as one."""
+        shared = [] if self.shared is None else self.shared.wholes()
+        own = (self.router, self.gate, self.up, self.down, *shared, self.shared_gate)
+        return [w for w in own if w is not None]
+
+    def active_parameters(self) -> int:
+        """Entries of the linear maps that one token is multiplied with."""
+        maps = sum(w.numel() for w in (self.gate, self.up, self.down) if w is not None)
+        beside = sum(w.numel() for w in (self.router, self.shared_gate) if w is not None)
+        shared = 0 if self.shared is None else self.shared.active_parameters()
+        return maps * self.active // self.num_experts + beside + shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,35 +153,51 @@ class Block:
         index: place in its stack, from 0.
         kind: name of its stack: "blocks", or "encoder" and "decoder".
         path: name of `module` in the model.
-        placement: "pre" for x + f(norm(x)), "post" for norm(x + f(x)).
+        placement: where its norms are, f being attention and then feed-forward. "pre": x + f(norm(x)). "post":
+            norm(x + f(x)). "output": x + norm_out(f(x)). "sandwich": x + norm_out(f(norm(x))). "parallel":
+            x + attention(norm_attention(x)) + ffn(norm_ffn(x)), where both may be the same norm.
+        branch_scale: factor of what attention and feed-forward add.
+        norm_attention, norm_ffn: None with the placement "output".
+        norm_attention_out, norm_ffn_out: None except with the placements "output" and "sandwich".
     """
 
     index: int
     kind: str
     path: str
     module: nn.Module = field(repr=False)
-    placement: Literal["pre", "post"]
+    placement: Placement
+    branch_scale: float
     attention: Attention
     ffn: FeedForward
-    norm_attention: Norm
-    norm_ffn: Norm
+    norm_attention: Norm | None
+    norm_ffn: Norm | None
+    norm_attention_out: Norm | None = None
+    norm_ffn_out: Norm | None = None
     cross_attention: Attention | None = None
     norm_cross: Norm | None = None
 
     def weights(self) -> list[Weight]:
-        """The linear maps, in the order of the computation."""
-        cross = [] if self.cross_attention is None else self.cross_attention.weights()
-        return [*self.attention.weights(), *cross, *self.ffn.weights()]
+        """The linear maps, in the order of the computation; those of each expert singly."""
+        return [*self._attention_weights(), *self.ffn.weights()]
+
+    def wholes(self) -> list[Weight]:
+        """The linear maps, in the order of the computation; those of all experts as one."""
+        return [*self._attention_weights(), *self.ffn.wholes()]
+
+    def writers(self) -> list[Weight]:
+        """The linear maps that give what is added to the residual stream."""
+        return [w for w in self.wholes() if w.axes[0].name == "residual"]
 
     def norms(self) -> list[Norm]:
-        """All norms, those of queries and keys included."""
-        cross = [] if self.cross_attention is None else self.cross_attention.norms()
-        norms = [self.norm_attention, *self.attention.norms(), self.norm_cross, *cross, self.norm_ffn]
-        return [norm for norm in norms if norm is not None]
+        """All norms once, those of queries and keys included."""
+        norms = [self.norm_attention, *self.attention.norms(), self.norm_attention_out, self.norm_cross]
+        norms += [] if self.cross_attention is None else self.cross_attention.norms()
+        norms += [self.norm_ffn, self.norm_ffn_out]
+        return list(dict.fromkeys(norm for norm in norms if norm is not None))
 
     def parts(self) -> Iterator[Weight]:
-        """Every weight, bias, gain and table of the block."""
-        for weight in self.weights():
+        """Every weight, bias, gain and table of the block; maps of all experts as one."""
+        for weight in self.wholes():
             yield weight
             if weight.bias is not None:
                 yield weight.bias
@@ -116,6 +206,10 @@ class Block:
         for attention in (self.attention, self.cross_attention):
             if attention is not None and attention.bias_table is not None:
                 yield attention.bias_table
+
+    def _attention_weights(self) -> list[Weight]:
+        cross = [] if self.cross_attention is None else self.cross_attention.weights()
+        return [*self.attention.weights(), *cross]
 
 
 @dataclass(frozen=True, eq=False)

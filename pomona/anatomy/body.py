@@ -72,6 +72,7 @@ class Anatomy:
         shape: the declaration that was applied.
         stacks: one, or encoder and decoder; `blocks` are those of all stacks in order.
         embedding: token table (vocabulary, residual).
+        embedding_scale: factor of the embeddings. It is rounded to their dtype first: in bfloat16, 55.43 acts as 55.5.
         head: linear map (vocabulary, residual) that makes logits, or None.
         transform_parts: weights between hidden states and head (BERT's transform), empty for most.
         unseen: names of parameters that the declaration does not cover (poolers, classification heads).
@@ -83,16 +84,18 @@ class Anatomy:
 
     def refresh(self) -> None:
         """Find the parts again, after modules were replaced."""
-        self._binder = Binder(self.model, self.shape)
-        bound = self._binder.bind()
+        binder = Binder(self.model, self.shape)
+        self._find = binder.find
+        bound = binder.bind()
         self.stacks: list[Stack] = bound.stacks
         self.blocks: list[Block] = [block for stack in bound.stacks for block in stack.blocks]
         self.embedding: Weight = bound.embedding
-        self.head: Weight | None = bound.head
-        self.transform_parts: list[Weight] = bound.transform_parts
+        self.embedding_scale: float = bound.embedding_scale
+        self._head = bound.head
+        self.head: Weight | None = None if bound.head is None else bound.head.weight
+        self.transform_parts: list[Weight] = [] if bound.head is None else bound.head.transform_parts
         self.residual: Space = bound.residual
         self.vocabulary: Space = bound.vocabulary
-        self._head_module, self._transform, self._head_scale = bound.head_module, bound.transform, bound.head_scale
         self._body: nn.Module = self.model.base_model
         self._separate_body = self._body is not self.model or self.head is None
         self.unseen: list[str] = uncovered(self.model, list(self.parts()))
@@ -123,7 +126,7 @@ class Anatomy:
     @property
     def has_transform(self) -> bool:
         """True when something other than one linear map lies between hidden states and logits."""
-        return self._transform is not None or self._head_scale is not None
+        return self._head is not None and not self._head.plain
 
     def parts(self) -> Iterator[Weight]:
         """Every weight, bias, gain and table that the declaration sees; tied ones under each of their roles."""
@@ -137,7 +140,7 @@ class Anatomy:
                 yield self.head.bias
 
     def weights(self) -> list[Weight]:
-        """The linear maps inside the blocks (attention and feed-forward), in the order of the computation."""
+        """The linear maps inside the blocks, in the order of the computation; those of each expert singly."""
         return [weight for block in self.blocks for weight in block.weights()]
 
     def matrices(self) -> list[tuple[str, nn.Parameter]]:
@@ -166,12 +169,11 @@ class Anatomy:
 
     def members(self, space: Space) -> list[tuple[Weight, int]]:
         """The weights with an axis on `space`, and which axis: its dependency group. Tied weights come once."""
-        found: dict[tuple[int, int | None, int], tuple[Weight, int]] = {}
+        found: dict[tuple[object, int], tuple[Weight, int]] = {}
         for part in self.parts():
             for dim, axis in enumerate(part.axes):
                 if axis.has(space):
-                    start = None if part.rows is None else part.rows.start
-                    found.setdefault((id(part.parameter), start, dim), (part, dim))
+                    found.setdefault((part.key, dim), (part, dim))
         return list(found.values())
 
     # ---- numbers
@@ -188,7 +190,7 @@ class Anatomy:
     def max_positions(self) -> int | None:
         """The longest sequence that the model was made for, or None when nothing limits it."""
         name = self.shape.fields.max_positions
-        value = None if name is None else self._binder.field(name, None)
+        value = self._find.field(name, None)
         return None if value is None else int(value)
 
     def parameter_count(self, *, trainable: bool = False, non_embedding: bool = False) -> int:
@@ -246,14 +248,19 @@ class Anatomy:
         Raises:
             UnsupportedModel: the model has no head.
         """
-        if self._head_module is None:
+        head = self._head
+        if head is None:
             self.require("head", method="logits")
-        assert self._head_module is not None
-        if self._transform is not None:
-            hidden = self._transform(hidden)
-        if self._head_scale is not None:
-            hidden = hidden * self._head_scale
-        output: Tensor = self._head_module(hidden)
+        assert head is not None
+        if head.transform is not None:
+            hidden = head.transform(hidden)
+        if head.scale != 1.0:
+            hidden = hidden * head.scale
+        output: Tensor = head.module(hidden)
+        if head.logits_scale != 1.0:
+            output = output * head.logits_scale
+        if head.softcap is not None:
+            output = head.softcap * torch.tanh(output / head.softcap)
         return output
 
     def head_weight(self) -> tuple[Tensor, Tensor | None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pomona.anatomy.declaration import Shape
+from pomona.anatomy.declaration import ByFlag, ExpertsShape, FeedForwardShape, Placement, Shape
 from pomona.anatomy.registry import known_shapes
 from pomona.ground.errors import ConfigError, UnsupportedModel, did_you_mean
 
@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from pomona.anatomy.body import Anatomy
 
 MEANING = {
-    "pre_norm": "norms before attention and feed-forward, so that the residual stream itself is never normalized",
+    "pre_norm": "norms before attention and before feed-forward, one after the other, and nowhere else",
     "post_norm": "norms after each residual sum",
+    "sandwich_norm": "norms before and after attention and feed-forward",
+    "output_norm": "norms after attention and feed-forward, before they are added",
+    "parallel": "attention and feed-forward that read the same residual stream",
+    "residual_stream": "blocks that add to a residual stream which is never normalized itself",
     "rmsnorm": "norms without mean removal (RMSNorm)",
     "layernorm": "norms with mean removal (LayerNorm)",
     "gated_ffn": "a feed-forward with a gate",
     "plain_ffn": "a feed-forward without a gate",
+    "experts": "feed-forwards among which a router chooses",
+    "dense_ffn": "feed-forwards that every token goes through",
     "rotary": "rotary positions",
     "learned_positions": "a table of learned positions",
     "relative_bias": "a learned bias of the attention scores by relative position",
@@ -27,6 +33,7 @@ MEANING = {
     "grouped_query": "fewer key-value heads than query heads",
     "query_key_norm": "norms of queries and keys",
     "sliding_window": "attention to a window of positions in some block",
+    "softcap": "scores that a tanh keeps below a limit",
     "linear_bias": "biases in linear maps",
     "fused_projections": "several linear maps stored in one parameter",
     "head": "a head that maps hidden states to logits",
@@ -47,10 +54,16 @@ def capabilities_of(body: Anatomy) -> frozenset[str]:
     facts = {
         "pre_norm": all(block.placement == "pre" for block in blocks),
         "post_norm": all(block.placement == "post" for block in blocks),
+        "sandwich_norm": all(block.placement == "sandwich" for block in blocks),
+        "output_norm": all(block.placement == "output" for block in blocks),
+        "parallel": all(block.placement == "parallel" for block in blocks),
+        "residual_stream": all(block.placement != "post" for block in blocks),
         "rmsnorm": all(norm.kind == "rms" for block in blocks for norm in block.norms()),
         "layernorm": all(norm.kind == "layer" for block in blocks for norm in block.norms()),
         "gated_ffn": all(block.ffn.gate is not None for block in blocks),
         "plain_ffn": all(block.ffn.gate is None for block in blocks),
+        "experts": any(block.ffn.experts is not None for block in blocks),
+        "dense_ffn": all(block.ffn.experts is None for block in blocks),
         "rotary": body.shape.positions == "rotary",
         "learned_positions": body.positions is not None,
         "relative_bias": body.shape.positions == "relative_bias",
@@ -59,6 +72,7 @@ def capabilities_of(body: Anatomy) -> frozenset[str]:
         "grouped_query": any(b.attention.num_kv_heads < b.attention.num_heads for b in blocks),
         "query_key_norm": any(block.attention.query_norm is not None for block in blocks),
         "sliding_window": any(block.attention.window is not None for block in blocks),
+        "softcap": any(block.attention.softcap is not None for block in blocks),
         "linear_bias": any(weight.bias is not None for block in blocks for weight in block.weights()),
         "fused_projections": any(weight.fused for block in blocks for weight in block.weights()),
         "head": body.head is not None,
@@ -93,13 +107,12 @@ def require(body: Anatomy, capabilities: Sequence[str], method: str) -> None:
 def _evidence(body: Anatomy, missing: str) -> str:
     """The module in which a missing capability was looked for."""
     first = body.blocks[0]
+    norm = (first.norm_attention or first.norms()[0]).gain.name
     places = {
-        "pre_norm": first.norm_attention.gain.name,
-        "post_norm": first.norm_attention.gain.name,
-        "rmsnorm": first.norm_attention.gain.name,
-        "layernorm": first.norm_attention.gain.name,
+        **dict.fromkeys(("pre_norm", "post_norm", "rmsnorm", "layernorm", "residual_stream"), norm),
         "gated_ffn": first.ffn.up.name,
         "plain_ffn": first.ffn.up.name,
+        "dense_ffn": first.ffn.up.name,
     }
     if missing.endswith("head") and body.head is not None:
         return body.head.name
@@ -109,23 +122,36 @@ def _evidence(body: Anatomy, missing: str) -> str:
 def _may_have(shape: Shape, capability: str) -> bool:
     """Whether a model of this shape can have the capability, as far as the declaration alone tells."""
     blocks = [stack.block for stack in shape.stacks]
+    ffns = [f for block in blocks for f in (block.ffn if isinstance(block.ffn, tuple) else (block.ffn,))]
     single = len(shape.stacks) == 1
     causal = shape.stacks[0].causal
+
+    def placed(*names: Placement) -> bool:
+        chosen = [(p.yes, p.no) if isinstance(p, ByFlag) else (p,) for p in (block.placement for block in blocks)]
+        return all(set(names) & set(choices) for choices in chosen)
+
     known = {
-        "pre_norm": all(block.placement == "pre" for block in blocks),
-        "post_norm": all(block.placement == "post" for block in blocks),
+        "pre_norm": placed("pre"),
+        "post_norm": placed("post"),
+        "sandwich_norm": placed("sandwich"),
+        "output_norm": placed("output"),
+        "parallel": placed("parallel"),
+        "residual_stream": placed("pre", "sandwich", "output", "parallel"),
         "rmsnorm": all(block.norm == "rms" for block in blocks),
         "layernorm": all(block.norm == "layer" for block in blocks),
-        "gated_ffn": all(block.ffn.gate is not None for block in blocks),
-        "plain_ffn": all(block.ffn.gate is None or block.ffn.gate == str(block.ffn.gate) for block in blocks),
+        "gated_ffn": all(ffn.gate is not None for ffn in ffns),
+        "plain_ffn": all(ffn.gate is None or str(ffn.gate).endswith("?") for ffn in ffns),
+        "experts": any(isinstance(ffn, ExpertsShape) for ffn in ffns),
+        "dense_ffn": any(isinstance(ffn, FeedForwardShape) for ffn in ffns),
         "rotary": shape.positions == "rotary",
         "learned_positions": shape.positions == "learned",
         "relative_bias": shape.positions == "relative_bias",
         "causal": single and causal is not False,
         "bidirectional": single and causal is not True,
         "query_key_norm": all(block.attention.query_norm is not None for block in blocks),
+        "softcap": any(block.attention.softcap is not None for block in blocks),
         "head": shape.head is not None,
-        "linear_head": shape.head is not None and shape.head.transform is None,
+        "linear_head": shape.head is not None and shape.head.transform is None and shape.head.softcap is None,
         "cross_attention": any(block.cross_attention is not None for block in blocks),
         "encoder_decoder": not single,
         "single_stack": single,

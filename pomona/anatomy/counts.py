@@ -38,8 +38,8 @@ def flops_per_token(
     """Floating-point operations of the matrix products, per token of a sequence of `seq_length`.
 
     Two per weight of a linear map and token, two per score and per weighted value (half of them under a causal
-    mask), three times that in training. Norms, activations and softmax are not counted. With an encoder and a decoder
-    the sum over both is divided by the number of input tokens.
+    mask), three times that in training. Norms, activations and softmax are not counted. Of experts, those that a token
+    uses are. With an encoder and a decoder the sum over both is divided by the number of input tokens.
 
     Args:
         seq_length: tokens of a sequence (of the encoder's, where there are two stacks).
@@ -52,7 +52,9 @@ def flops_per_token(
         tokens = targets if last and len(body.stacks) > 1 else seq_length
         for block in stack.blocks:
             cross = block.cross_attention
-            linear = sum(weight.numel() for weight in block.weights())
+            attentions = [attention for attention in (block.attention, cross) if attention is not None]
+            linear = sum(weight.numel() for attention in attentions for weight in attention.weights())
+            linear += block.ffn.active_parameters()
             scored = _mean_keys(block.attention, tokens)
             width = block.attention.num_heads * (block.attention.head_dim.size + block.attention.value_dim.size)
             total += tokens * 2 * (linear + width * scored)

@@ -11,16 +11,38 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 NormKind = Literal["rms", "layer"]
-Placement = Literal["pre", "post"]
+Placement = Literal["pre", "post", "sandwich", "output", "parallel"]
+
+
+@dataclass(frozen=True)
+class ByFlag:
+    """A placement that a configuration flag decides."""
+
+    flag: str
+    yes: Placement
+    no: Placement
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A number that the model multiplies by: a configuration value to some power."""
+
+    of: str
+    """Name of a configuration field; "hidden_size" and "head_dim" are meant as `Fields` names them."""
+    power: float = 1.0
+    when: str | None = None
+    """A configuration flag without which the factor is 1."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """One of several linear maps whose outputs lie one after another in one module."""
+    """One of several linear maps whose outputs share one module, one part after another."""
 
     path: str
     part: str
     parts: tuple[str, ...] = ("query", "key", "value")
+    interleaved: bool = False
+    """Each key-value head has its queries, key and value together, before those of the next."""
 
 
 Storage = str | Fused
@@ -28,7 +50,7 @@ Storage = str | Fused
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionShape:
-    """Where the projections of one attention are. Norms of queries and keys act on each head's features."""
+    """Where the projections of one attention are. Norms act on each head's features, or on those of all heads."""
 
     query: Storage
     key: Storage
@@ -38,6 +60,12 @@ class AttentionShape:
     key_norm: str | None = None
     bias_table: str | None = None
     """Learned bias of the scores by relative position: an embedding (bucket, head)."""
+    scaling: Factor | float = Factor("head_dim", -0.5)
+    """Factor of the scores."""
+    scaling_by_depth: str | None = None
+    """Configuration flag: the scores of block i, from 0, are divided by i + 1."""
+    softcap: str | None = None
+    """Configuration field: scores s become cap * tanh(s / cap); None there means no cap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +78,55 @@ class FeedForwardShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertsShape:
+    """A router and gated feed-forwards, of which each token uses a few.
+
+    The maps of all experts lie in parameters (expert, outputs, inputs): `up`, `gate` and `down` are their paths.
+    """
+
+    module: str
+    """What gives the sum over the experts."""
+    router: str
+    """Linear map (expert, residual)."""
+    up: Storage
+    down: str
+    gate: Storage | None = None
+    count: str = "num_experts"
+    """Name of the configuration field that holds the number of experts."""
+    active: str = "num_experts_per_tok"
+    """Name of the configuration field that holds how many of them a token uses."""
+    feed_forward: str = "moe_intermediate_size"
+    """Name of the configuration field that holds the features of one expert."""
+    shared: FeedForwardShape | None = None
+    """A feed-forward that every token uses besides."""
+    shared_gate: str | None = None
+    """Linear map to one number, whose sigmoid multiplies what the shared feed-forward gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockShape:
     """One layer of a stack."""
 
     attention: AttentionShape
-    ffn: FeedForwardShape
-    norm_attention: str
-    norm_ffn: str
+    ffn: FeedForwardShape | ExpertsShape | tuple[FeedForwardShape | ExpertsShape, ...]
+    """Several: the first whose parts are there, in each block anew."""
+    norm_attention: str | None = None
+    norm_ffn: str | None = None
+    norm_attention_out: str | None = None
+    norm_ffn_out: str | None = None
     cross_attention: AttentionShape | None = None
     norm_cross: str | None = None
-    placement: Placement = "pre"
-    """"pre": x + f(norm(x)). "post": norm(x + f(x))."""
+    placement: Placement | ByFlag = "pre"
+    """Where the norms are, f being attention and then feed-forward.
+
+    "pre": x + f(norm(x)). "post": norm(x + f(x)). "output": x + norm_out(f(x)). "sandwich": x + norm_out(f(norm(x))).
+    "parallel": x + attention(norm_attention(x)) + ffn(norm_ffn(x)); the norms may be one module.
+    """
     norm: NormKind = "rms"
+    norm_offset: float = 0.0
+    """Norms multiply by offset + gain; also those around the blocks."""
+    branch_scale: Factor | None = None
+    """Factor of what attention and feed-forward add."""
     returns: int = 0
     """0 when a block returns the hidden states alone, else the length of the tuple that they lead."""
     carries: tuple[tuple[int, str], ...] = ()
@@ -95,8 +160,12 @@ class HeadShape:
     """Module between hidden states and head; its parts follow."""
     transform_linear: str | None = None
     transform_norm: str | None = None
-    scaled_if: str | None = None
-    """Configuration flag: hidden states are multiplied by hidden_size ** -0.5 before the head."""
+    scale: Factor | None = None
+    """Factor of the hidden states before the head."""
+    logits_scale: Factor | None = None
+    """Factor of the logits."""
+    softcap: str | None = None
+    """Configuration field: logits l become cap * tanh(l / cap); None there means no cap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +183,13 @@ class Fields:
     vocabulary: str = "vocab_size"
     max_positions: str | None = "max_position_embeddings"
     window: str | None = "sliding_window"
-    per_block: tuple[str, ...] = ("layer_types",)
+    per_block: tuple[str, ...] = ("layer_types", "no_rope_layers")
     """Lists with one entry per block, reordered with the blocks."""
-    fixed_depth: tuple[str, ...] = ()
-    """Flags that make a block's function depend on its index, so that blocks cannot change places."""
+    rotary_layers: str | None = "no_rope_layers"
+    """A list whose entries are false where a block does without rotary positions (sic)."""
+    fixed_depth: tuple[tuple[str, object], ...] = ()
+    """Options that make a block's function depend on its index, so that blocks cannot change places, each with the
+    value under which they can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +204,7 @@ class Shape:
         head: how logits are made, or None when the body has none.
         positions: how tokens know their places.
         fields: names in the configuration.
+        embedding_scale: factor of the token embeddings, rounded to their dtype.
     """
 
     name: str
@@ -141,3 +214,4 @@ class Shape:
     head: HeadShape | None
     positions: Literal["rotary", "learned", "relative_bias"]
     fields: Fields = field(default_factory=Fields)
+    embedding_scale: Factor | None = None

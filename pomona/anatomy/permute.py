@@ -22,15 +22,16 @@ def permutable(body: Anatomy, space: Space) -> bool:
     features of queries and keys under rotary positions, which turn them in fixed pairs.
     """
     if space.name == "head_dim":
-        return "rotary" not in body.capabilities
-    return space.name in {"residual", "head", "kv_head", "value_dim", "feed_forward"}
+        attentions = (a for block in body.blocks for a in (block.attention, block.cross_attention))
+        return not any(a.rotary for a in attentions if a is not None and a.head_dim == space)
+    return space.name in {"residual", "head", "kv_head", "value_dim", "feed_forward", "expert"}
 
 
 def permute_(body: Anatomy, space: Space, order: Tensor) -> None:
     """Put coordinate `order[i]` of a space in place i, in every weight that names it; logits stay as they are.
 
     Args:
-        order: (size,) int64, a permutation. Query heads must stay within the group of their key-value head.
+        order: (size,) int64, a permutation. Query heads stay with their key-value head, features with their expert.
     Raises:
         UnsupportedModel: the model computes something else after a permutation of this space. Nothing was changed.
         ValueError: not a permutation, or one that mixes groups.
@@ -40,14 +41,16 @@ def permute_(body: Anatomy, space: Space, order: Tensor) -> None:
             f"{space} of {type(body.model).__name__} cannot be permuted (nothing was changed)",
             needs="a space whose coordinates are interchangeable",
             found=space.name,
-            do="choose residual, head, kv_head, value_dim or feed_forward",
+            do="choose residual, head, kv_head, value_dim, feed_forward or expert",
         )
+    if not body.members(space):
+        raise ValueError(f"no weight of {type(body.model).__name__} names {space}")
     if sorted(order.tolist()) != list(range(space.size)):
         raise ValueError(f"{order.tolist()} is not a permutation of the {space.size} coordinates of {space}")
     if space.parent is not None:
         group = space.size // space.parent.size
         if not torch.equal(order // group, torch.arange(space.size) // group):
-            raise ValueError(f"{order.tolist()} moves heads of {space} between key-value heads")
+            raise ValueError(f"{order.tolist()} moves coordinates of {space} between those of {space.parent}")
     reorder_(body, space, order)
 
 

@@ -115,7 +115,7 @@ def probe_sizes(body: Anatomy) -> Iterator[Check]:
             (fields.heads, own.num_heads),
             (fields.kv_heads, own.num_kv_heads),
             (fields.head_dim, own.head_dim.size),
-            (fields.feed_forward, block.ffn.features.size),
+            (fields.feed_forward, block.ffn.width),
         ]
         for name, size in pairs:
             value = getattr(config, name, None)
@@ -126,7 +126,7 @@ def probe_sizes(body: Anatomy) -> Iterator[Check]:
     for declared, stack in zip(body.shape.stacks, body.stacks, strict=True):
         count = getattr(config, declared.count)
         yield Check("sizes", f"{stack.path}: {declared.count}", count == len(stack.blocks), f"{count}")
-    seen = {(id(part.parameter), part.rows and part.rows.start): part.numel() for part in body.parts()}
+    seen = {part.key: part.numel() for part in body.parts()}
     unseen = sum(body.model.get_parameter(name).numel() for name in body.unseen)
     total = sum(parameter.numel() for parameter in body.model.parameters())
     yield Check("sizes", "all parameters", sum(seen.values()) + unseen == total, f"{total}")
@@ -179,36 +179,81 @@ def normalize(norm: Norm, x: Tensor) -> Tensor:
 
 
 def probe_placement(body: Anatomy) -> Iterator[Check]:
-    """A block adds what attention and feed-forward give, unscaled, and its norms are where they are said to be."""
+    """Attention and feed-forward read what the declared norms give, and a block adds what they give as declared."""
     inputs = probe_inputs(body)
     for stack in body.stacks:
         for block in stack.blocks:
-            entered, left, added = _flow(body, stack, block, inputs)
-            expected = entered
-            if block.placement == "pre":
-                expected = expected + sum(added)
-            else:
-                for norm, part in zip((block.norm_attention, block.norm_ffn), added, strict=True):
-                    expected = normalize(norm, expected + part)
-            yield _equal("placement", f"{block.path} is {block.placement}-norm", left, expected)
+            flow = _flow(body, stack, block, inputs)
+            state, branches = flow.entered, _branches(block)
+            sum_at_once = block.placement == "parallel"
+            added = torch.zeros_like(state)
+            for branch, read, gave in zip(branches, flow.read, flow.gave, strict=True):
+                expected = state if branch.before is None else normalize(branch.before, state)
+                yield _equal("placement", f"{block.path}: what {branch.name} reads", read, expected)
+                gave = gave if branch.after is None else normalize(branch.after, gave)
+                if sum_at_once:
+                    added = added + block.branch_scale * gave
+                    continue
+                state = state + block.branch_scale * gave
+                state = state if branch.on_sum is None else normalize(branch.on_sum, state)
+            yield _equal("placement", f"{block.path} is {block.placement}-norm", flow.left, state + added)
 
 
-def _flow(body: Anatomy, stack: Stack, block: Block, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """What enters a block, what leaves it, and what its parts give in between: (rows, hidden) each."""
+@dataclass(frozen=True)
+class _Branch:
+    """Attention or feed-forward with the norms around it."""
+
+    name: str
+    reader: Weight
+    writer: nn.Module
+    before: Norm | None
+    after: Norm | None
+    on_sum: Norm | None
+
+
+def _branches(block: Block) -> list[_Branch]:
+    """What a block adds, in order."""
+    cross, ffn = block.cross_attention, block.ffn
+    attention = (block.attention.query, block.attention.output.owner)
+    parts = [("attention", *attention, block.norm_attention, block.norm_attention_out)]
+    if cross is not None:
+        parts.append(("cross attention", cross.query, cross.output.owner, block.norm_cross, None))
+    parts.append(("feed-forward", ffn.router or ffn.up, ffn.module, block.norm_ffn, block.norm_ffn_out))
+    if block.placement == "post":
+        return [_Branch(name, reader, writer, None, None, norm) for name, reader, writer, norm, _ in parts]
+    return [_Branch(name, reader, writer, norm, out, None) for name, reader, writer, norm, out in parts]
+
+
+@dataclass
+class _Flow:
+    """(rows, hidden) each: what enters and leaves a block, what its branches read and give."""
+
+    entered: Tensor
+    left: Tensor
+    read: list[Tensor]
+    gave: list[Tensor]
+
+
+def _flow(body: Anatomy, stack: Stack, block: Block, inputs: dict[str, Tensor]) -> _Flow:
     ends: list[Tensor] = []
-    added: list[Tensor] = []
+    read: list[Tensor] = []
+    gave: list[Tensor] = []
 
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        ends.extend([args[0], output[0] if stack.returns else output])
+    def flat(output: Any) -> Tensor:
+        tensor: Tensor = output[0] if isinstance(output, tuple) else output
+        return tensor.detach().reshape(-1, body.hidden_size)
 
-    attentions = [a for a in (block.attention, block.cross_attention) if a is not None]
     with ExitStack() as taps:
-        taps.callback(block.module.register_forward_hook(note).remove)
-        for weight in (*(attention.output for attention in attentions), block.ffn.down):
-            taps.enter_context(tap_outputs(weight, added.append))
+        hooks = [
+            block.module.register_forward_hook(lambda module, args, output: ends.extend(map(flat, (args, output))))
+        ]
+        for branch in _branches(block):
+            hooks.append(branch.writer.register_forward_hook(lambda module, args, output: gave.append(flat(output))))
+            taps.enter_context(tap_inputs(branch.reader, lambda rows: read.append(rows.detach())))
+        for hook in hooks:
+            taps.callback(hook.remove)
         outputs_of(body, inputs)
-    entered, left = (end.detach().reshape(-1, body.hidden_size) for end in ends)
-    return entered, left, [part.detach() for part in added]
+    return _Flow(ends[0], ends[1], read, gave)
 
 
 def probe_roles(body: Anatomy) -> Iterator[Check]:
@@ -277,7 +322,7 @@ def _changed_outputs(weight: Weight, change: Any) -> Iterator[None]:
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         changed = output.clone()
-        rows = weight.rows or slice(None)
+        rows = slice(None) if weight.rows is None else weight.rows
         changed[..., rows] = change(output[..., rows])
         return changed
 

@@ -92,11 +92,12 @@ def _refuse_fixed_depth(body: Anatomy, order: list[int], count: int) -> None:
     """Refuse an order that moves a block when its function depends on its place."""
     if order == list(range(len(order))):
         return
-    for flag in body.shape.fields.fixed_depth:
-        if getattr(body.config, flag, False):
+    for option, free in body.shape.fields.fixed_depth:
+        value = getattr(body.config, option, free)
+        if value != free:
             raise UnsupportedModel(
                 f"the blocks of {type(body.model).__name__} cannot change places (nothing was changed)",
-                needs=f"{flag} = False",
-                found=f"{flag} = True: a block's function depends on its index",
+                needs=f"{option} = {free}",
+                found=f"{option} = {value}: a block's function depends on its index",
                 do="keep the first blocks in their order, or choose a model without this option",
             )

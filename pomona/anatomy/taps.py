@@ -107,7 +107,10 @@ def replace_outputs(part: Weight | Block, change: Change) -> Iterator[None]:
 
 
 def tap_branch(block: Block, branch: Branch, callback: Callback) -> Any:
-    """Within the block, call `callback` with the (B, T, D) that a branch adds to the residual stream, at each call."""
+    """Within the block, call `callback` with the (B, T, D) that a branch adds to the residual stream, at each call.
+
+    A `branch_scale` other than 1 multiplies it afterwards.
+    """
     return _branch(block, branch, lambda inputs, hidden: callback(hidden))
 
 
@@ -188,15 +191,16 @@ def _watched(module: nn.Module, hook: Callable[..., Any], *, before: bool, name:
 
 
 def _branch(block: Block, branch: Branch, see: Callable[[Tensor, Tensor], Tensor | None]) -> Any:
+    cross, norms = block.cross_attention, (block.norm_attention_out, block.norm_ffn_out)
     writers = {
-        "attention": block.attention.output,
-        "cross_attention": None if block.cross_attention is None else block.cross_attention.output,
-        "ffn": block.ffn.down,
+        "attention": block.attention.output.owner if norms[0] is None else norms[0].module,
+        "cross_attention": None if cross is None else cross.output.owner,
+        "ffn": block.ffn.module if norms[1] is None else norms[1].module,
     }
     writer = writers[branch]
     if writer is None:
         raise ConfigError(f"{block.path} has no {branch}", needs="a block with this branch", do="choose another branch")
-    return _watched(writer.owner, _on_output(see), before=False, name=f"the {branch} of {block.path}")
+    return _watched(writer, _on_output(see), before=False, name=f"the {branch} of {block.path}")
 
 
 def _module(part: Weight | Block) -> nn.Module:
@@ -204,6 +208,8 @@ def _module(part: Weight | Block) -> nn.Module:
         return part.module
     if part.kind != "linear":
         raise ValueError(f"{part.role} is a {part.kind}: only linear maps have inputs and outputs to tap")
+    if part.routed:
+        raise ValueError(f"{part.name} holds the maps of experts, which get the tokens that a router sends them")
     return part.owner
 
 

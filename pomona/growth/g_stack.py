@@ -215,7 +215,7 @@ def _silence_repeats_(body: Anatomy, order: Sequence[int]) -> None:
         if source not in order[:place]:
             continue
         block = body.blocks[place]
-        for weight in (block.attention.output, block.ffn.down):
+        for weight in block.writers():
             weight.write_(torch.zeros_like(weight.read()))
             if weight.bias is not None:
                 weight.bias.write_(torch.zeros_like(weight.bias.read()))

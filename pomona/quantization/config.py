@@ -60,11 +60,6 @@ class GridConfig(MethodConfig):
         return weight.role not in self.skip and weight.role.split(".")[0] not in self.skip
 
 
-def place(weight: Weight) -> tuple[int, int]:
-    """What tells two views of the same numbers: the parameter and, where several are fused in it, the first row."""
-    return id(weight.parameter), 0 if weight.rows is None else int(weight.rows.start or 0)
-
-
 def once(weights: Sequence[Weight]) -> list[Weight]:
     """The weights without repetitions of tied ones."""
-    return list({place(weight): weight for weight in reversed(weights)}.values())[::-1]
+    return list({weight.key: weight for weight in reversed(weights)}.values())[::-1]

@@ -173,7 +173,7 @@ def _choose(
 
 def _why_dense(weight: WeightReport, owners: list[nn.Module]) -> str | None:
     """Why the format cannot hold a weight, or None when it can."""
-    if weight.rows is not None:
+    if weight.fused:
         return "one parameter holds several weights"
     if weight.transposed:
         return "stored transposed"

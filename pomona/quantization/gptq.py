@@ -35,7 +35,7 @@ from pomona.anatomy.taps import tap_inputs
 from pomona.anatomy.walk import BlockWalk
 from pomona.ground.errors import DataError
 from pomona.ground.machine import keep_freed_memory
-from pomona.quantization.config import GridConfig, once, place
+from pomona.quantization.config import GridConfig, once
 from pomona.quantization.hessian import RunningHessian, weighted_error
 from pomona.quantization.precision import fast_calibration
 from pomona.quantization.report import QuantizationReport, WeightReport
@@ -97,14 +97,14 @@ def gptq_(model: PreTrainedModel, batches: Iterable[Batch], config: GptqConfig |
     begin = time.perf_counter()
     keep_freed_memory()
     body = anatomy.of(model)
-    body.require("single_stack", method=config.method)
+    body.require("single_stack", "dense_ffn", method=config.method)
     chosen = choose(body, config)
     inputs = [_inputs(batch) for batch in batches]
     masks = [_mask(batch) for batch in inputs]
     tokens = sum(_tokens(batch) if mask is None else int(mask.sum()) for batch, mask in zip(inputs, masks, strict=True))
     if not tokens:
         raise DataError("there is nothing to calibrate on", found=f"{len(inputs)} batches without tokens")
-    left = {place(weight) for weight in chosen}
+    left = {weight.key for weight in chosen}
     calibration = _Calibration(body, inputs, masks)
     reports: list[WeightReport] = []
     was_training = model.training
@@ -112,8 +112,8 @@ def gptq_(model: PreTrainedModel, batches: Iterable[Batch], config: GptqConfig |
     try:
         with torch.no_grad(), fast_calibration(model), BlockWalk(model, inputs) as walk:
             for block in walk:
-                weights = [weight for weight in once(block.weights()) if place(weight) in left]
-                left.difference_update(place(weight) for weight in weights)
+                weights = [weight for weight in once(block.weights()) if weight.key in left]
+                left.difference_update(weight.key for weight in weights)
                 if weights:
                     reports += _quantize_block(walk, weights, calibration, config)
     finally:

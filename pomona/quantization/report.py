@@ -15,7 +15,7 @@ class WeightReport:
     Args:
         name: state-dict name of the parameter that holds it.
         role: what it does in its block, as "ffn.down".
-        rows: its slice of the parameter's canonical rows, when several weights are fused in one parameter.
+        fused: the parameter holds other weights too.
         transposed: the parameter is stored as (inputs, outputs).
         outputs, inputs: its canonical shape.
         bits_per_weight: stored bits per weight, scales and zero points included.
@@ -30,7 +30,7 @@ class WeightReport:
 
     name: str
     role: str
-    rows: tuple[int, int] | None
+    fused: bool
     transposed: bool
     outputs: int
     inputs: int

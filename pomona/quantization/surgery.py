@@ -41,11 +41,10 @@ def put(weight: Weight, quantized: QuantizedWeight, **facts: Any) -> WeightRepor
     weight.write_(quantized.dequantize())
     outputs, inputs = quantized.shape
     scale_bits = 8 * weight.parameter.dtype.itemsize
-    rows = None if weight.rows is None else (int(weight.rows.start), int(weight.rows.stop))
     return WeightReport(
         name=weight.name,
         role=weight.role,
-        rows=rows,
+        fused=weight.fused,
         transposed=weight.transposed,
         outputs=outputs,
         inputs=inputs,

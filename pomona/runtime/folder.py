@@ -59,9 +59,7 @@ class LoadedModel:
 
     def tensor(self, weight: Weight) -> Tensor:
         """The values of a dense weight in canonical orientation."""
-        values: Tensor = self.model.get_parameter(weight.name).detach()
-        values = values.T if weight.transposed else values
-        return values if weight.rows is None else values[weight.rows]
+        return weight.canonical(self.model.get_parameter(weight.name).detach())
 
     def linear_weight(self, weight: Weight) -> Tensor | PackedWeight:
         """The values of a linear weight, packed where the folder has it packed."""

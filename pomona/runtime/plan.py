@@ -16,7 +16,7 @@ from pomona.ground.errors import UnsupportedModel
 from pomona.runtime.folder import LoadedModel
 from pomona.runtime.native import BlockPlan, Linear, NativeStep, NoNativeStep, Normalization, Plan
 
-NEEDS = ("pre_norm", "causal", "single_stack", "linear_head")
+NEEDS = ("pre_norm", "causal", "single_stack", "linear_head", "dense_ffn")
 STEADY_ROTARY = ("default", "linear", "llama3", "yarn", "proportional")
 """Kinds of rotary positions whose angles do not depend on the length of the sequence."""
 CHECK_TOKENS = 24
@@ -36,6 +36,15 @@ def plan_of(loaded: LoadedModel) -> Plan:
     stack, blocks = body.stacks[0], body.blocks
     for held, reason in (
         ("sliding_window" in body.capabilities, "attention to a window"),
+        ("softcap" in body.capabilities, "capped scores"),
+        (body.embedding_scale != 1.0, "a factor of the embeddings"),
+        (any(b.branch_scale != 1.0 for b in blocks), "a factor of what a block adds"),
+        (any(b.attention.rotary not in (0, b.attention.head_dim.size) for b in blocks), "partly rotary heads"),
+        (len({b.attention.rotary for b in blocks}) > 1, "rotary positions in some blocks only"),
+        (
+            any(norm.gain.axes[0].size > b.attention.head_dim.size for b in blocks for norm in b.attention.norms()),
+            "norms over all heads",
+        ),
         ("relative_bias" in body.capabilities, "a relative position bias"),
         (stack.embedding_norm is not None, "a norm on the embedding"),
         (bool(stack.tables), "further embedding tables"),
@@ -48,7 +57,7 @@ def plan_of(loaded: LoadedModel) -> Plan:
         (b.attention.num_heads, b.attention.num_kv_heads, b.attention.head_dim.size, b.ffn.features.size)
         for b in blocks
     }
-    scalings = {_scaling(block) for block in blocks}
+    scalings = {block.attention.scaling for block in blocks}
     if len(sizes) > 1 or len(scalings) > 1:
         raise NoNativeStep("the compiled decoding step needs blocks of equal sizes and scaling")
     heads, kv_heads, head_dim, _ = sizes.pop()
@@ -65,7 +74,7 @@ def plan_of(loaded: LoadedModel) -> Plan:
         bias = None if part.bias is None else loaded.tensor(part.bias)
         return Normalization(gain, bias, part.epsilon, part.kind == "layer")
 
-    def surely(part: Norm) -> Normalization:
+    def surely(part: Norm | None) -> Normalization:
         found = norm(part)
         assert found is not None
         return found
@@ -99,12 +108,6 @@ def plan_of(loaded: LoadedModel) -> Plan:
         activation=_activation(blocks[0]),
         max_positions=body.max_positions,
     )
-
-
-def _scaling(block: Block) -> float:
-    """Factor of the scores: the attention module's own, else the usual one over the root of the head's size."""
-    own = getattr(block.attention.module, "scaling", None)
-    return float(own) if isinstance(own, int | float) else float(block.attention.head_dim.size**-0.5)
 
 
 def _activation(block: Block) -> str:

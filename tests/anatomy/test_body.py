@@ -32,7 +32,7 @@ def test_every_parameter_is_seen(any_model: Any) -> None:
     """Breaks when a declaration forgets a part: a bias, a norm of queries, a table of token types."""
     body = anatomy.of(any_model)
     assert body.unseen == []
-    parts = {(id(p.parameter), p.rows.start if p.rows else None): p.numel() for p in body.parts()}
+    parts = {p.key: p.numel() for p in body.parts()}
     assert sum(parts.values()) == any_model.num_parameters() == body.parameter_count()
 
 

@@ -107,7 +107,7 @@ def test_permutations_are_checked() -> None:
     attention = body.blocks[0].attention
     with pytest.raises(ValueError, match="not a permutation"):
         anatomy.permute_(body, body.residual, torch.zeros(32, dtype=torch.int64))
-    with pytest.raises(ValueError, match="between key-value heads"):
+    with pytest.raises(ValueError, match="between those of kv_head"):
         anatomy.permute_(body, attention.heads, torch.tensor([2, 1, 0, 3]))
     expected = model(**inputs).logits
     anatomy.permute_(body, attention.heads, torch.tensor([1, 0, 2, 3]))

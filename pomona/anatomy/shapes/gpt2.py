@@ -5,6 +5,7 @@ from __future__ import annotations
 from pomona.anatomy.declaration import (
     AttentionShape,
     BlockShape,
+    Factor,
     FeedForwardShape,
     Fields,
     Fused,
@@ -26,6 +27,8 @@ GPT2 = Shape(
                     key=Fused("attn.c_attn", "key"),
                     value=Fused("attn.c_attn", "value"),
                     output="attn.c_proj",
+                    scaling=Factor("head_dim", -0.5, when="scale_attn_weights"),
+                    scaling_by_depth="scale_attn_by_inverse_layer_idx",
                 ),
                 ffn=FeedForwardShape(up="mlp.c_fc", down="mlp.c_proj"),
                 norm_attention="ln_1",
@@ -38,5 +41,5 @@ GPT2 = Shape(
     ),
     head=HeadShape(path="lm_head"),
     positions="learned",
-    fields=Fields(feed_forward="n_inner", fixed_depth=("scale_attn_by_inverse_layer_idx",)),
+    fields=Fields(feed_forward="n_inner", fixed_depth=(("scale_attn_by_inverse_layer_idx", False),)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pomona.anatomy.declaration import (
     AttentionShape,
     BlockShape,
+    Factor,
     FeedForwardShape,
     Fields,
     HeadShape,
@@ -20,6 +21,7 @@ def _attention(path: str) -> AttentionShape:
         value=f"{path}.v",
         output=f"{path}.o",
         bias_table=f"{path}.relative_attention_bias?",
+        scaling=1.0,
     )
 
 
@@ -64,7 +66,7 @@ T5 = Shape(
             count="num_decoder_layers",
         ),
     ),
-    head=HeadShape(path="lm_head", scaled_if="scale_decoder_outputs"),
+    head=HeadShape(path="lm_head", scale=Factor("hidden_size", -0.5, when="scale_decoder_outputs")),
     positions="relative_bias",
     fields=Fields(
         hidden_size="d_model", heads="num_heads", head_dim="d_kv", feed_forward="d_ff", max_positions=None, window=None
