@@ -12,7 +12,7 @@ from transformers import BertModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaMode
 from pomona import anatomy
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
-from .conftest import CAUSAL, inputs_of, llama, make
+from .conftest import CAUSAL, inputs_of, make
 
 
 def test_logits_of_hidden_equal_the_models(any_model: Any) -> None:
@@ -39,7 +39,8 @@ def test_every_parameter_is_seen(any_model: Any) -> None:
 def test_reference_model_counts() -> None:
     """Breaks when FLOPs or parameters are counted by another rule than the reference figures."""
     with torch.device("meta"):
-        model = llama(
+        model = make(
+            "llama",
             hidden_size=256,
             num_hidden_layers=6,
             intermediate_size=704,
@@ -225,7 +226,8 @@ def test_views_are_found_fast_on_the_meta_device() -> None:
     import time
 
     with torch.device("meta"):
-        model = llama(
+        model = make(
+            "llama",
             hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
             intermediate_size=11008, vocab_size=32000, tie_word_embeddings=False,
         )  # fmt: skip

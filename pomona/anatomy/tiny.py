@@ -1,0 +1,104 @@
+"""Tiny random models of every known type: what the probes run on, and what methods are tried on.
+
+A row of `TINY` says how a model is made: its type, its class, and sizes so small that a forward pass takes
+milliseconds. Options that change what a block computes are on, and numbers that could be mistaken for one another
+differ. A type may have several rows, named type-option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pomona.ground.errors import ConfigError, did_you_mean
+
+VOCABULARY = 96
+SIZES: Mapping[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+"""The settings of most rows."""
+GROUPED: Mapping[str, Any] = {**SIZES, "num_key_value_heads": 2}
+KINDS = ["full_attention", "sliding_attention", "full_attention"]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """How a tiny model is made.
+
+    Args:
+        model_type: as in the configuration.
+        settings: of the configuration.
+        auto: the class of transformers that makes the model.
+    """
+
+    model_type: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: SIZES)
+    auto: str = "AutoModelForCausalLM"
+
+
+_T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+_GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+
+TINY: dict[str, Tiny] = {
+    "llama": Tiny("llama", {**SIZES, "num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "llama-grouped-untied": Tiny("llama", GROUPED),
+    "mistral": Tiny("mistral", {**GROUPED, "sliding_window": 8}),
+    "qwen2": Tiny("qwen2", GROUPED),
+    "qwen3": Tiny(
+        "qwen3",
+        {
+            **GROUPED,
+            "head_dim": 16,
+            "layer_types": KINDS,
+            "sliding_window": 6,
+            "use_sliding_window": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gpt2": Tiny("gpt2", {**_GPT2, "bos_token_id": 0, "eos_token_id": 0}),
+    "bert": Tiny("bert", SIZES, "AutoModelForMaskedLM"),
+    "t5": Tiny("t5", _T5, "AutoModelForSeq2SeqLM"),
+    "t5-gated": Tiny("t5", {**_T5, "feed_forward_proj": "gated-gelu"}, "AutoModelForSeq2SeqLM"),
+}
+
+
+def tiny_model(name: str, **changes: Any) -> Any:
+    """A tiny random `PreTrainedModel` in evaluation mode; the same one at every call.
+
+    Args:
+        name: of a row of `TINY`: a model type, or one of its further rows.
+        changes: settings of the configuration that replace those of the row.
+    Raises:
+        ConfigError: there is no such row.
+    """
+    import transformers
+
+    row = TINY.get(name)
+    if row is None:
+        raise ConfigError(f"there is no tiny model {name!r}", do=did_you_mean(name, TINY))
+    config = transformers.AutoConfig.for_model(row.model_type, **{**row.settings, **changes})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, row.auto).from_config(config)
+    return model.eval()
