@@ -98,7 +98,7 @@ def call(verb: str, values: Mapping[str, Any], out: str | Path, *, dashes: bool 
     problems: list[Problem] = []
     label = stage.name or target.name
     nodes = wire([stage], [label], seed, lambda index: lambda key, what, do: problems.append(_at(verb, key, what, do)))
-    store = Store(target.with_name(f"{target.name}.work"), fixed=target)
+    store = Store(target.with_name(f"{target.name}.work"), fixed={nodes[0].hash: target})
     plan = make_plan(nodes, store, lambda node: lambda key, what, do: problems.append(_at(verb, key, what, do)))
     source.refuse(located(problems), f"{verb} cannot start")
     if target.exists() and any(target.iterdir()):

@@ -38,11 +38,11 @@ class Store:
 
     Args:
         folder: of the run.
-        fixed: the one folder that the one stage goes to, whatever its hash; for single commands.
+        fixed: the folder of a stage that lies elsewhere, by its hash; for single commands.
     """
 
-    def __init__(self, folder: Path, fixed: Path | None = None) -> None:
-        self.folder, self.fixed = folder, fixed
+    def __init__(self, folder: Path, fixed: Mapping[str, Path] | None = None) -> None:
+        self.folder, self.fixed = folder, dict(fixed or {})
         self._checked: dict[Path, tuple[str, ...]] = {}
 
     @contextmanager
@@ -54,12 +54,12 @@ class Store:
 
     def place(self, node: Node) -> Path:
         """The folder that a stage's artefact is written to."""
-        return self.fixed or self.folder / f"{node.index + 1:02d}-{node.label}-{node.hash}"
+        return self.fixed.get(node.hash, self.folder / self._name(node))
 
     def find(self, node: Node) -> Found:
         """What is there: in this run first, then in the runs beside it."""
         own = self.place(node)
-        if self.fixed is not None:
+        if node.hash in self.fixed:
             wrong = self._damage(own)
             same = not wrong and made_by(own).get("hash") == node.hash
             return Found("made" if same else "absent" if not own.exists() else "damaged", own, wrong)
@@ -76,10 +76,8 @@ class Store:
 
     def work(self, node: Node) -> Path:
         """The folder of a stage's unfinished work, the same one in every run of that stage here."""
-        if self.fixed is not None:
-            return self.folder
         left = sorted(self.folder.glob(f"[0-9]*-{node.hash}.work"))
-        return left[0] if left else self.place(node).with_name(f"{self.place(node).name}.work")
+        return left[0] if left else self.folder / f"{self._name(node)}.work"
 
     @contextmanager
     def writing(self, node: Node, facts: Mapping[str, Any]) -> Iterator[Path]:
@@ -90,8 +88,7 @@ class Store:
         with atomic_folder(place, facts) as part:
             yield part
         self._checked.pop(place, None)
-        if self.fixed is None:
-            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
     def artefact(self, node: Node, folder: Path) -> Artefact:
         """A finished stage as later ones see it."""
@@ -104,6 +101,9 @@ class Store:
         if isinstance(source, Node):
             return self.artefact(source, self.find(source).folder)
         return outside_artefact(source)
+
+    def _name(self, node: Node) -> str:
+        return f"{node.index + 1:02d}-{node.label}-{node.hash}"
 
     def _damage(self, folder: Path) -> tuple[str, ...]:
         """What is wrong with a folder; checksums are compared once per process."""

@@ -143,6 +143,26 @@ def test_one_stage_goes_on_after_an_interruption(fakes: list[str], tmp_path: Pat
     assert fakes == ["plant:1"]
 
 
+def test_one_stage_keeps_apart_what_is_different(fakes: list[str], tmp_path: Path) -> None:
+    """Catches a single call that continues the leftovers of other values, or writes its pilots into its own folder."""
+    call("sow", {"text": "ab"}, tmp_path / "seeds")
+    STOP["plant"] = 2
+    with pytest.raises(TrainingStopped):
+        call("tend", {"from": str(tmp_path / "seeds"), "times": 3}, tmp_path / "plant")
+    STOP.clear()
+    STOP["plant-pilot-2"] = 1
+    fakes.clear()
+    other = {"from": str(tmp_path / "seeds"), "times": 4, "pilots": [1, 2]}
+    with pytest.raises(TrainingStopped):
+        call("tend", other, tmp_path / "plant")
+    assert not (tmp_path / "plant").exists()
+    STOP.clear()
+    made = call("tend", other, tmp_path / "plant")
+    assert fakes == ["plant-pilot-1:0", "plant-pilot-2:0", "plant-pilot-2:1", *(f"plant:{n}" for n in range(4))]
+    assert (made.folder / "text").read_text() == "0 " + "ab" * 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plant", "seeds"]
+
+
 def test_recipe_and_single_calls_agree(fakes: list[str], tmp_path: Path) -> None:
     """Catches the two doors making different things."""
     whole = run(field(times=3), out=tmp_path)
