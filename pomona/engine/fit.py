@@ -34,7 +34,7 @@ from pomona.engine.signals import StopRequest
 from pomona.engine.speed import compiled_blocks, fast_attention, should_compile, training_dtype
 from pomona.ground.config import Config
 from pomona.ground.console import console, progress_bar, say, warn
-from pomona.ground.errors import ConfigError, TrainingStopped
+from pomona.ground.errors import ConfigError, TrainingDiverged, TrainingStopped
 from pomona.ground.machine import keep_freed_memory
 
 
@@ -189,7 +189,11 @@ def fit(
             targets = sum(count_targets(micro) for micro in micro_batches)
             nats, targets = _over_ranks(accelerator, nats, targets)
             norm = _scale_gradients(parameters, accelerator.num_processes / max(targets, 1), config.clip)
-            skipped = guards.admits(done + 1, nats / max(targets, 1), norm)
+            try:
+                skipped = guards.admits(done + 1, nats / max(targets, 1), norm)
+            except TrainingDiverged as diverged:
+                diverged.spent = ledger.to_dict()
+                raise
             if skipped is None:
                 prepared_optimizer.step()
                 if ema:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 
 class PomonaError(Exception):
@@ -65,7 +66,12 @@ class StorageError(PomonaError):
 
 
 class TrainingDiverged(PomonaError):
-    """Loss or gradients stopped being finite, or spiked beyond recovery: lower the learning rate."""
+    """Loss or gradients stopped being finite, or spiked beyond recovery: lower the learning rate.
+
+    `spent` is what the run had cost by then, as plain values of its ledger.
+    """
+
+    spent: Mapping[str, Any] | None = None
 
 
 class TrainingStopped(PomonaError):

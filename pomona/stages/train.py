@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pomona.engine import Batch, FitConfig, Ledger, fit, measure_flops
 from pomona.engine.speed import fast_attention
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
+from pomona.ground.files import read_json, write_json
 from pomona.stages.base import Artefact, Job, Made
 from pomona.stages.models import save
 from pomona.stages.training import TrainingStage, with_rate
@@ -83,19 +85,32 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, before: dict[s
 
 
 def choose_rate(stage: TrainingStage, job: Job, steps: int, ledger: Ledger) -> tuple[float, dict[str, float | None]]:
-    """The learning rate whose pilot ends lowest on held-out text, and what every pilot reached (None: diverged)."""
+    """The learning rate whose pilot ends lowest on held-out text, and what every pilot reached (None: diverged).
+
+    A pilot that ends is an artefact, found again by itself. One that diverges is noted in the stage's work folder, so
+    that a resumed run does not repeat it.
+    """
     assert stage.sweep is not None
     reached: dict[float, float | None] = {}
+    notes = job.work / "diverged.json"
+    diverged: dict[str, Any] = read_json(notes) if notes.is_file() else {}
+    pilot_steps = stage.pilot_steps(steps)
     for rate in stage.sweep.learning_rate:
-        try:
-            pilot = job.run(stage.pilot(rate, stage.pilot_steps(steps)), f"{job.name}-pilot-{rate:g}")
-        except TrainingDiverged as error:
-            warn(f"the pilot at {rate:g} diverged: {error.what}")
-            reached[rate] = None
-            continue
-        ledger.merge(Ledger.from_dict(pilot.ledger()))
-        reached[rate] = float(pilot.facts["quality"]["nats_per_token"])
-    losses = {rate: loss for rate, loss in reached.items() if loss is not None}
+        key = f"{rate!r} over {pilot_steps} steps"
+        if key not in diverged:
+            try:
+                pilot = job.run(stage.pilot(rate, pilot_steps), f"{job.name}-pilot-{rate:g}")
+            except TrainingDiverged as error:
+                warn(f"the pilot at {rate:g} diverged: {error.what}")
+                diverged[key] = error.spent or Ledger().to_dict()
+                write_json(notes, diverged)
+            else:
+                reached[rate] = float(pilot.facts["quality"]["nats_per_token"])
+                ledger.merge(Ledger.from_dict(pilot.ledger()))
+                continue
+        reached[rate] = None
+        ledger.merge(Ledger.from_dict(diverged[key]))
+    losses = {rate: loss for rate, loss in reached.items() if loss is not None and math.isfinite(loss)}
     if not losses:
         raise TrainingDiverged(f"every pilot of {job.name} diverged", do="sweep lower learning rates")
     best = min(losses, key=lambda rate: losses[rate])

@@ -173,8 +173,9 @@ def test_a_run_that_cannot_recover_stops(tiny: Make) -> None:
     model = tiny()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     config = FitConfig(compile="never", guards=GuardConfig(max_skipped_in_a_row=2))
-    with pytest.raises(TrainingDiverged, match="lower the learning rate"):
+    with pytest.raises(TrainingDiverged, match="lower the learning rate") as caught:
         fit(model, Hopeless(), ToyStream(), optimizer, flat, steps=9, config=config)
+    assert caught.value.spent is not None and caught.value.spent["purposes"]["train"]["tokens"] == 8 * 16
 
 
 def test_a_folder_of_a_longer_run_is_refused(tiny: Make, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pomona.data import TokenStream
-from pomona.ground.errors import ConfigError, TrainingStopped
+from pomona.engine import Ledger
+from pomona.ground.errors import ConfigError, TrainingDiverged, TrainingStopped
 from pomona.ground.files import read_json
-from pomona.stages import Run, call, load, run
+from pomona.stages import Run, call, load, run, train
 from pomona.stages.base import ledger_flops
 from pomona.stages.runner import prepare
 from pomona.stages.store import Store
@@ -115,6 +116,35 @@ def test_a_stopped_training_ends_with_the_same_weights(
     made = call("pretrain", values, tmp_path / "small")
     assert weights(made.folder) == weights(life["small"].folder)
     assert made.ledger()["steps"] == 10
+
+
+def test_a_sweep_remembers_what_diverged(life: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches pilots that are repeated at every resume because they left no artefact, and their cost being lost."""
+    started: list[str] = []
+    fit = train.fit
+
+    def watched(*given: Any, title: str, **options: Any) -> Any:
+        started.append(title)
+        if title.endswith("pilot-0.5"):
+            error = TrainingDiverged("the loss is not finite")
+            error.spent = {**Ledger().to_dict(), "purposes": {"train": {"flops": 1e15, "seconds": 1.0, "tokens": 1}}}
+            raise error
+        if started.count("small") == 1 and title == "small":
+            raise TrainingStopped("stopped")
+        return fit(*given, title=title, **options)
+
+    monkeypatch.setattr(train, "fit", watched)
+    values = {
+        **small(life),
+        "data": str(life["tokenize"].folder),
+        "sweep": {"learning_rate": [0.01, 0.5], "pilot": 0.3},
+    }
+    with pytest.raises(TrainingStopped):
+        call("pretrain", values, tmp_path / "small")
+    made = call("pretrain", values, tmp_path / "small")
+    assert started == ["small-pilot-0.01", "small-pilot-0.5", "small", "small"]
+    assert made.facts["sweep"]["0.5"] is None and made.facts["learning_rate"] == 0.01
+    assert made.ledger()["purposes"]["sweep"]["flops"] > 1e15
 
 
 def problems_of(text: str, tmp_path: Path) -> str:
