@@ -80,7 +80,7 @@ def quantize(meter: Meter, *, model: str, calibration: str, out: str) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(model)
     batches = [{"input_ids": rows} for rows in load_file(calibration)["input_ids"].split(8)]
     begin = time.perf_counter()
-    report = GptqConfig(bits=BITS, group_size=MODEL_GROUP, symmetric=True).apply_(loaded, batches)
+    report = GptqConfig(bits=BITS, group_size=MODEL_GROUP, symmetric=True, clip_search=True).apply_(loaded, batches)
     seconds = time.perf_counter() - begin
     save_file({entry.name: loaded.get_parameter(entry.name).detach() for entry in report.weights}, out)
     meter.report("quantized", took=seconds, kept_rtn=report.kept_rtn)

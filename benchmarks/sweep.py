@@ -1,6 +1,8 @@
-"""The search for the peers' rates and batch sizes: short horizons first, then the best at full length.
+"""The search for the peers' rates and batch sizes: a climb at a short horizon, then the best of it at full length.
 
-Only losses are compared, so the trials run two at a time on one thread each, with an allocator that keeps its memory.
+The climb starts in the middle of the grid and tries the neighbours of the best point so far, one step along each axis,
+until the best has no untried neighbour. Only losses are compared, so the trials run two at a time on one thread each,
+with an allocator that keeps its memory.
 Every trial is kept in results/sweeps.json and not run again: a sweep can be stopped and continued.
 """
 
@@ -10,7 +12,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ SHORT, FULL = 409_600, 1_638_400
 PEERS = {"trainer": "benchmarks.peers.trainer:train", "muon_loop": "benchmarks.peers.muon_loop:train"}
 
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "trainer": {"batch_size": (2, 4, 8), "learning_rate": (5e-4, 1e-3, 2e-3)},
-    "muon_loop": {"batch_size": (4, 8, 16), "muon_rate": (0.01, 0.02, 0.04), "adam_rate": (4e-3, 8e-3)},
+    "trainer": {"batch_size": (2, 4, 8), "learning_rate": (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3)},
+    "muon_loop": {"batch_size": (4, 8, 16), "muon_rate": (0.01, 0.02, 0.04), "adam_rate": (2e-3, 4e-3, 8e-3)},
 }
 KEPT = 2
 """How many of the short trials go to full length."""
@@ -58,19 +59,24 @@ def best(peer: str, tokens_folder: Path) -> dict[str, Any]:
     return {"tokens": FULL, **{name: values[len(values) // 2] for name, values in GRIDS[peer].items()}}
 
 
-def planned(peer: str, tokens_folder: Path) -> Iterator[dict[str, Any]]:
-    """What is still to run: the grid at short length, then the best of it at full length."""
+def planned(peer: str, tokens_folder: Path) -> list[dict[str, Any]]:
+    """What is to run next: the untried neighbours of the best short trial, or the best short ones at full length."""
     done = trials(peer, tokens_folder)
     known = [trial["options"] for trial in done]
-    grid = [
-        {"tokens": SHORT, **dict(zip(GRIDS[peer], values, strict=True))} for values in product(*GRIDS[peer].values())
-    ]
-    missing = [options for options in grid if options not in known]
-    if missing:
-        yield from missing
-        return
     short = [trial["options"] for trial in done if trial["options"]["tokens"] == SHORT]
-    yield from (full for options in short[:KEPT] if (full := {**options, "tokens": FULL}) not in known)
+    if not short:
+        return [{"tokens": SHORT, **{name: values[len(values) // 2] for name, values in GRIDS[peer].items()}}]
+    around = [options for options in neighbours(peer, short[0]) if options not in known]
+    return around or [full for options in short[:KEPT] if (full := {**options, "tokens": FULL}) not in known]
+
+
+def neighbours(peer: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The points of the grid that are one step away along one axis."""
+    for name, values in GRIDS[peer].items():
+        place = values.index(options[name])
+        for near in values[max(0, place - 1) : place + 2]:
+            if near != options[name]:
+                yield {**options, name: near}
 
 
 def run_trial(peer: str, options: Mapping[str, Any], tokens_folder: Path) -> Trial:
@@ -94,7 +100,7 @@ def sweep(tokens_folder: Path, peers: list[str], *, minutes: float = float("inf"
     jobs = jobs or max(1, len(os.sched_getaffinity(0)))
     end = time.monotonic() + 60 * minutes
     for peer in peers:
-        while missing := list(planned(peer, tokens_folder)):
+        while missing := planned(peer, tokens_folder):
             with ThreadPoolExecutor(jobs) as pool:
                 for trial in pool.map(
                     lambda options, peer=peer: (

@@ -36,7 +36,7 @@ def main(model_folder: str, calibration: str, out: str, group_size: int) -> None
         ignore=["lm_head"],
         block_size=128,
         dampening_frac=0.01,
-        actorder=None,
+        actorder="static",
     )
     begin = time.perf_counter()
     oneshot(

@@ -103,6 +103,23 @@ def test_clip_search_in_pieces_equals_one_row_at_a_time(monkeypatch: pytest.Monk
     assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1])
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_clip_search_ends_early_only_where_nothing_is_missed(bits: int, symmetric: bool) -> None:
+    """Catches a bound on the error of smaller ranges that gives a row up before its best range."""
+    grid = Grid(bits, 16, symmetric, clip_search=True)
+    weight = torch.cat([random(40, 16), random(40, 16, seed=1) ** 3, random(40, 16, seed=2).abs() + 1])
+    scale, zero = fit_grid(weight, grid)
+    widest, middle = fit_grid(weight, Grid(bits, 16, symmetric))
+    least = torch.full((120,), torch.inf)
+    for step in range(80):  # every fraction for every row, by definition
+        tried = widest * (1 - step / 100)
+        values = dequantize(quantize(weight, tried, middle, bits), tried, middle)
+        least = torch.minimum(least, (values - weight).abs().pow(2.4).sum(1))
+    found = (dequantize(quantize(weight, scale, zero, bits), scale, zero) - weight).abs().pow(2.4).sum(1)
+    torch.testing.assert_close(found, least)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scales_survive_the_stored_dtype(dtype: torch.dtype) -> None:
     """Catches codes that were chosen for scales which the file cannot hold."""
