@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pomona.anatomy.attention import use_attention
+from pomona.anatomy.attention_call import AttentionCall, Place
 from pomona.anatomy.block import Attention, Block, FeedForward, Stack
 from pomona.anatomy.body import Anatomy, of
 from pomona.anatomy.declaration import Shape
+from pomona.anatomy.dispatch import Modifier, modify_attention
 from pomona.anatomy.permute import permute_
 from pomona.anatomy.registry import known_shapes, register
 from pomona.anatomy.space import Axis, Space
@@ -25,17 +27,21 @@ from pomona.anatomy.weight import Norm, Weight
 __all__ = [
     "Anatomy",
     "Attention",
+    "AttentionCall",
     "Axis",
     "Block",
     "BlockWalk",
     "FeedForward",
+    "Modifier",
     "Norm",
+    "Place",
     "Shape",
     "Space",
     "Stack",
     "Verification",
     "Weight",
     "known_shapes",
+    "modify_attention",
     "of",
     "permute_",
     "register",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +16,36 @@ from pomona.anatomy.explicit import explicit_attention, hidden_keys
 from pomona.ground.errors import ConfigError, UnsupportedModel, did_you_mean
 
 Kernel = Literal["explicit", "model"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 EXPLICIT = "pomona_explicit"
 LONGEST_EXPLICIT = 2048
 """Tokens above which the fused kernel takes over: the kept probabilities grow with the square of the length."""
+_SUSPENDED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Models whose attention is being modified, and the kernel that they go back to."""
 
 
 class use_attention:
     """Choose the attention kernel of a model, at once; as a context manager it restores the former one at the end.
 
+    While `modify_attention` is active on the model, the choice counts from its end on.
+
     Args:
         model: a transformers model.
         kernel: "explicit" (fast on a processor up to `LONGEST_EXPLICIT` tokens; elsewhere it calls the fused kernel),
-            or "model" for the kernel that transformers would choose by itself.
+            or "model" for the kernel that transformers would choose by itself. A model whose attention does more than
+            the fused kernel can (soft caps, sinks) keeps its own in any case.
     Raises:
         UnsupportedModel: the model's attention does not go through transformers' AttentionInterface.
     """
 
     def __init__(self, model: Any, kernel: Kernel = "explicit") -> None:
-        names = {"explicit": EXPLICIT, "model": "sdpa" if model._supports_sdpa else "eager"}
+        names = {"explicit": EXPLICIT, "model": "sdpa"} if model._supports_sdpa else dict.fromkeys(KERNELS, "eager")
         if kernel not in names:
             raise ConfigError(f"there is no attention kernel {kernel!r}", do=did_you_mean(kernel, names))
         self.model = model
-        self.before: str = model.config._attn_implementation
-        model.set_attn_implementation(names[kernel])
-        if model.config._attn_implementation != names[kernel]:
-            raise UnsupportedModel(
-                f"the attention kernel of {type(model).__name__} cannot be chosen",
-                needs="attention that goes through transformers' AttentionInterface",
-                found=f"it stays {model.config._attn_implementation!r}",
-                do='keep the kernel "model"',
-            )
+        self.before = _SUSPENDED.get(model, model.config._attn_implementation)
+        _choose(model, names[kernel])
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +53,39 @@ class use_attention:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.model.set_attn_implementation(self.before)
+        _choose(self.model, self.before)
+
+
+def suspend_kernel(model: Any, instead: str) -> None:
+    """Compute attention with `instead` (a name in AttentionInterface) until `resume_kernel`."""
+    before = model.config._attn_implementation
+    _set(model, instead)
+    _SUSPENDED[model] = before
+
+
+def resume_kernel(model: Any) -> None:
+    """Go back to the kernel that was chosen before, or since."""
+    _set(model, _SUSPENDED.pop(model))
+
+
+def _choose(model: Any, name: str) -> None:
+    if model in _SUSPENDED:
+        _SUSPENDED[model] = name
+    else:
+        _set(model, name)
+
+
+def _set(model: Any, name: str) -> None:
+    before = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:
+        model.set_attn_implementation(before)
+        raise UnsupportedModel(
+            f"the attention kernel of {type(model).__name__} cannot be chosen",
+            needs="attention that goes through transformers' AttentionInterface",
+            found=f"it stays {before!r}",
+            do="choose a model whose attention does",
+        )
 
 
 def additive(mask: Tensor, like: Tensor) -> Tensor:
@@ -64,7 +96,7 @@ def additive(mask: Tensor, like: Tensor) -> Tensor:
     return mask if mask.dtype == like.dtype else mask.to(like.dtype).clamp_min(lowest)
 
 
-def _attend(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -78,7 +110,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """The kernel in the form that transformers calls: (B, N, T, H) and (B, K, S, H) in, (B, T, N, H) out."""
     queries, keys = query.shape[2], key.shape[2]
-    if query.device.type != "cpu" or queries == 1 or max(queries, keys) > LONGEST_EXPLICIT or kwargs.get("softcap"):
+    if query.device.type != "cpu" or queries == 1 or max(queries, keys) > LONGEST_EXPLICIT:
         result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module,
             query,
@@ -124,5 +156,5 @@ def _attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(EXPLICIT, _attend)
+AttentionInterface.register(EXPLICIT, attend)
 AttentionMaskInterface.register(EXPLICIT, sdpa_mask)

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from pomona.anatomy import explicit, of, use_attention
-from pomona.anatomy.attention import EXPLICIT, _attend, additive
+from pomona.anatomy.attention import EXPLICIT, additive, attend
 from pomona.ground.errors import ConfigError
 
 from .conftest import inputs_of, make
@@ -70,7 +70,7 @@ def test_outputs_and_gradients_equal_the_definition(kind: str, kv_heads: int) ->
     given = None if kind in ("causal", "all") else seen
     if kind == "packed-float" and seen is not None:
         given = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -torch.inf)
-    ours, _ = _attend(Module(), *inputs, given, scaling=0.3, is_causal=kind != "all")
+    ours, _ = attend(Module(), *inputs, given, scaling=0.3, is_causal=kind != "all")
     compare(ours, slow(*inputs, seen, None, 0.3), inputs)
 
 
@@ -91,7 +91,7 @@ def test_blocks_of_queries_do_not_show(monkeypatch: pytest.MonkeyPatch, queries:
 def test_rounds_as_much_as_the_scores_do(dtype: torch.dtype, unit: float) -> None:
     """Breaks when softmax or sums lose more than the rounding of the scores; 300 tokens cross a block of queries."""
     inputs = [x.detach() for x in tensors(300, 300, dtype=dtype)]
-    ours, _ = _attend(Module(), *inputs, None)
+    ours, _ = attend(Module(), *inputs, None)
     assert ours.dtype == dtype
     query, key, value = (x.double() for x in inputs)
     exact = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)
@@ -105,7 +105,7 @@ def test_an_empty_static_cache_is_not_seen() -> None:
     """Breaks when queries see the unfilled places of a longer cache: without a mask they see the first keys only."""
     inputs = tensors(5, 9)
     expected, _ = sdpa_attention_forward(Module(), *inputs, None)
-    compare(_attend(Module(), *inputs, None)[0], expected, inputs)
+    compare(attend(Module(), *inputs, None)[0], expected, inputs)
 
 
 def test_position_bias_and_its_gradient() -> None:
@@ -115,7 +115,7 @@ def test_position_bias_and_its_gradient() -> None:
     inputs = tensors(tokens, tokens)
     for causal in (True, False):
         seen = torch.ones(tokens, tokens, dtype=torch.bool).tril().expand(2, 1, -1, -1) if causal else None
-        ours, _ = _attend(Module(), *inputs, None, scaling=1.0, is_causal=causal, position_bias=bias)
+        ours, _ = attend(Module(), *inputs, None, scaling=1.0, is_causal=causal, position_bias=bias)
         compare(ours, slow(*inputs, seen, bias, 1.0), [*inputs, bias])
 
 
@@ -123,10 +123,10 @@ def test_dropout_only_in_training() -> None:
     """Breaks when dropout acts in evaluation, or is not rescaled: the mean over many draws is the plain output."""
     inputs = [x.detach() for x in tensors(6, 6, dtype=torch.float32)]
     module = Module()
-    plain, _ = _attend(module.eval(), *inputs, None, dropout=0.5)
-    torch.testing.assert_close(plain, _attend(module, *inputs, None)[0])
+    plain, _ = attend(module.eval(), *inputs, None, dropout=0.5)
+    torch.testing.assert_close(plain, attend(module, *inputs, None)[0])
     module.train()
-    draws = torch.stack([_attend(module, *inputs, None, dropout=0.2)[0] for _ in range(4000)])
+    draws = torch.stack([attend(module, *inputs, None, dropout=0.2)[0] for _ in range(4000)])
     assert not torch.equal(draws[0], draws[1])
     assert (draws.mean(0) - plain).abs().max() < 6 * float(draws.std(0).max()) / 4000**0.5
 
@@ -137,7 +137,7 @@ def test_a_query_that_sees_nothing_gives_no_nan() -> None:
     seen[1] = True
     for given in (seen, torch.zeros(2, 1, 5, 5).masked_fill(~seen, torch.finfo(torch.float32).min)):
         for dtype in (torch.float32, torch.bfloat16):
-            out, _ = _attend(Module(), *tensors(5, 5, dtype=dtype), given)
+            out, _ = attend(Module(), *tensors(5, 5, dtype=dtype), given)
             assert torch.isfinite(out).all()
     assert additive(torch.full((1,), -torch.inf), torch.zeros(1, dtype=torch.bfloat16)).isfinite().all()
 
