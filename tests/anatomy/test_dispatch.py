@@ -36,9 +36,10 @@ from pomona.anatomy.modifiers import (
     Temperature,
     own,
 )
+from pomona.anatomy.tiny import SIZES
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
-from .conftest import SIZES, inputs_of, make
+from .conftest import inputs_of, make
 
 HEADS = 4
 
