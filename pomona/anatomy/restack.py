@@ -53,7 +53,7 @@ def restack_(body: Anatomy, order: Sequence[int], stack: str | None = None) -> N
     modules: list[nn.Module] = []
     for place, index in enumerate(wanted):
         module = chosen.blocks[index].module
-        modules.append(copy.deepcopy(module) if index in wanted[:place] else module)
+        modules.append(_copy(module) if index in wanted[:place] else module)
 
     # Nothing below can fail: the edit is made in one go.
     container = body.model.get_submodule(chosen.path)
@@ -68,6 +68,12 @@ def restack_(body: Anatomy, order: Sequence[int], stack: str | None = None) -> N
         setattr(body.config, name, [values[index] for index in wanted])
     setattr(body.config, declared.count, len(wanted))
     body.refresh()
+
+
+def _copy(block: nn.Module) -> nn.Module:
+    """A block of its own that still reads the model's configuration: settings made there later must reach it."""
+    configs = [part.config for part in block.modules() if hasattr(part, "config")]
+    return copy.deepcopy(block, {id(config): config for config in configs})
 
 
 def _per_block_lists(body: Anatomy, count: int) -> dict[str, list[Any]]:

@@ -49,6 +49,14 @@ def test_copies_share_no_storage_and_ties_stay(single_model: Any) -> None:
     assert [b.index for b in body.blocks] == list(range(5)) and len(body.blocks) == 5
 
 
+def test_copies_read_the_models_own_configuration(single_model: Any) -> None:
+    """Breaks when copied blocks keep a configuration of their own, deaf to an attention kernel that is set later."""
+    body = of(single_model)
+    originals = {id(part.config) for part in single_model.modules() if hasattr(part, "config")}
+    body.restack_(ORDER)
+    assert {id(part.config) for part in single_model.modules() if hasattr(part, "config")} == originals
+
+
 def test_configuration_follows(single_model: Any, tmp_path: Any) -> None:
     """Breaks when the saved folder loads with another depth, other layer types or other logits."""
     body, inputs = of(single_model), inputs_of(single_model)
