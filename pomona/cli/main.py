@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -52,6 +53,22 @@ def run(
     from pomona.stages import run as run_recipe
 
     run_recipe(recipe, set_ or (), out=out, plan_only=plan_only)
+
+
+@app.command()
+def clean(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, or the name of its recipe.")],
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Finished folders, too, that the recipe as it last ran does not lead to.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it they are listed only.")] = False,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where runs lie.")] = "runs",
+) -> None:
+    """List or remove what earlier versions of a recipe have left in the folder of its run."""
+    from pomona.cli.show import print_leftovers
+
+    folder = Path(run) if Path(run).is_dir() else Path(out, run)
+    print_leftovers(folder, finished=finished, remove=yes)
 
 
 def _stage(verb: str, values: dict[str, Any], out: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.table import Table
 from rich.text import Text
 
@@ -69,6 +71,27 @@ def print_recipes() -> None:
             " ".join(str(value.get("description", "")).split()),
         )
     output().print(table)
+
+
+def print_leftovers(folder: Path, *, finished: bool, remove: bool) -> None:
+    """What a run does not need any more; removed if asked for."""
+    from pomona.stages import cleaning
+
+    found = cleaning.leftovers(folder, finished=finished)
+    out = output()
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="right", no_wrap=True)
+    for each in found:
+        table.add_row(f"{each.bytes / 1e6:,.1f} MB", Text(each.folder.name), Text(each.why, "dim"))
+    if found:
+        out.print(table)
+    if not found:
+        out.print(Text(f"there is nothing to remove in {folder}"))
+    elif remove:
+        cleaning.remove(folder, found)
+        out.print(Text(f"removed {cleaning.described(found)}"))
+    else:
+        out.print(Text(f"{cleaning.described(found)}; --yes removes them"))
 
 
 def print_source(path: str, text: str, documents: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Node:
         seed: the stage's own, or the recipe's.
         inputs: where each need comes from.
         hash: of the configuration and all inputs: the same hash, the same result.
+        asked_by: hash of the stage of the recipe that wants it: of a pilot the one it serves, else its own.
     """
 
     index: int
@@ -43,12 +44,13 @@ class Node:
     seed: int
     inputs: Mapping[str, tuple[Node | Outside, ...]] = field(default_factory=dict)
     hash: str = ""
+    asked_by: str = ""
 
     def variant(self, stage: Stage, label: str) -> Node:
         """The same place and inputs with another configuration, such as a pilot of a sweep."""
         fields = {need.field for need in stage.needs()}
         inputs = {name: sources for name, sources in self.inputs.items() if name in fields}
-        return finished(Node(self.index, label, stage, self.seed, inputs))
+        return finished(Node(self.index, label, stage, self.seed, inputs, asked_by=self.asked_by))
 
 
 def wire(stages: Sequence[Stage], labels: Sequence[str], seed: int, report: Callable[[int], Report]) -> list[Node]:
@@ -84,7 +86,8 @@ def finished(node: Node) -> Node:
         value["seed"] = node.seed
     if (outside := stage.outside()) is not None:
         value["outside"] = outside
-    return Node(node.index, node.label, stage, node.seed, node.inputs, content_hash(value)[:12])
+    own = content_hash(value)[:12]
+    return replace(node, hash=own, asked_by=node.asked_by or own)
 
 
 def outside(path: Path, kind: ArtefactKind) -> Outside | Problem:

@@ -17,6 +17,7 @@ from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, Problem
 from pomona.ground.files import write_json
 from pomona.stages.base import Artefact, Job, Stage
+from pomona.stages.cleaning import described, leftovers, note_run
 from pomona.stages.graph import Node, made_by, wire
 from pomona.stages.plan import Plan, make_plan, show
 from pomona.stages.recipe import Header, Recipe, Source, flat_paths, load
@@ -61,11 +62,19 @@ def run(
     if plan_only:
         return Run(store.folder, {})
     with store.locked():
+        note_run(store.folder, nodes)
         artefacts = execute(nodes, store, loaded)
     from pomona.stages.summary import summarize
 
     summarize(artefacts)
+    mention(store.folder)
     return Run(store.folder, {artefact.name: artefact for artefact in artefacts})
+
+
+def mention(folder: Path) -> None:
+    """Say what earlier versions of the recipe have left unfinished."""
+    if left := leftovers(folder):
+        say(f"[dim]no longer needed: unfinished work in {described(left)}; pomona clean {folder}[/]")
 
 
 def call(verb: str, values: Mapping[str, Any], out: str | Path, *, dashes: bool = False, seed: int = 0) -> Artefact:
@@ -140,6 +149,7 @@ def make(node: Node, store: Store, recipe: Recipe, finished: Sequence[Artefact])
     """The artefact of a stage: reused when it is there and intact, else made."""
     found = store.find(node)
     if found.state == "made":
+        store.drop_work(node)
         return store.artefact(node, found.folder)
     if found.state == "damaged":
         warn(f"{found.folder} is damaged ({'; '.join(found.wrong)}); making it again")
@@ -169,6 +179,7 @@ def make(node: Node, store: Store, recipe: Recipe, finished: Sequence[Artefact])
             "kind": node.stage.makes,
             "name": node.label,
             "hash": node.hash,
+            "for": node.asked_by,
             "seed": node.seed,
             "values": node.stage.model_dump(mode="json", by_alias=True),
             "inputs": {name: [each.hash for each in sources] for name, sources in node.inputs.items()},

@@ -17,9 +17,13 @@ from pomona.ground.files import (
     folder_lock,
     read_manifest,
     storage_errors,
+    write_json,
 )
 from pomona.stages.base import Artefact
 from pomona.stages.graph import Node, Outside, made_by
+
+WORK_NOTE = "stage.json"
+"""Says in a folder of unfinished work whose it is."""
 
 State = Literal["made", "damaged", "absent"]
 
@@ -85,10 +89,16 @@ class Store:
         place, work = self.place(node), self.work(node)
         with storage_errors(work):
             work.mkdir(parents=True, exist_ok=True)
+            write_json(work / WORK_NOTE, {"hash": node.hash, "for": node.asked_by})
         with atomic_folder(place, facts) as part:
             yield part
         self._checked.pop(place, None)
-        shutil.rmtree(work, ignore_errors=True)
+        self.drop_work(node)
+
+    def drop_work(self, node: Node) -> None:
+        """Remove what was left unfinished of a stage that is finished now, here or in another run."""
+        if (work := self.work(node)).exists():
+            shutil.rmtree(work, ignore_errors=True)
 
     def artefact(self, node: Node, folder: Path) -> Artefact:
         """A finished stage as later ones see it."""

@@ -114,6 +114,18 @@ def test_import_is_light() -> None:
         _ = pomona.nothing_here
 
 
+def test_clean_lists_before_it_removes(tmp_path: Path) -> None:
+    """Catches a command that removes without being told to, or that does not find a run by its recipe's name."""
+    old = tmp_path / "garden" / "02-tend-0123456789ab.work"
+    old.mkdir(parents=True)
+    (old / "count").write_text("1")
+    (tmp_path / "garden" / "run.json").write_text('{"stages": {}}')
+    words = ["clean", "garden", "--out", str(tmp_path)]
+    assert "unfinished work of tend, which has changed" in invoke(*words).stdout and old.is_dir()
+    assert "removed" in invoke(*words, "--yes").stdout and not old.exists()
+    assert "nothing to remove" in invoke(*words, "--yes").stdout
+
+
 def run_main(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "pomona", *words], capture_output=True, text=True, check=False)
 
