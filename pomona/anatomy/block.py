@@ -49,6 +49,10 @@ class Attention:
     head_dim: Space
     value_dim: Space
 
+    def sees(self, query: int, key: int) -> bool:
+        """Whether a query at one position sees a key at another, as far as causality and window decide."""
+        return not self.causal or 0 <= query - key < (self.window or query + 1)
+
     @property
     def num_heads(self) -> int:
         return self.heads.size
@@ -187,6 +191,23 @@ class Block:
     def writers(self) -> list[Weight]:
         """The linear maps that give what is added to the residual stream."""
         return [w for w in self.wholes() if w.axes[0].name == "residual"]
+
+    def norm_readers(self) -> list[tuple[Norm, list[Weight]]]:
+        """The norms whose outputs are read by linear maps alone, each with these; none in a post-norm block."""
+        if self.placement == "post":
+            return []
+        ffn, cross = self.ffn, self.cross_attention
+        shared = [] if ffn.shared is None else [ffn.shared.gate, ffn.shared.up, ffn.shared_gate]
+        pairs = [
+            (self.norm_attention, self.attention.weights()[:3]),
+            (self.norm_cross, [] if cross is None else [cross.query]),
+            (self.norm_ffn, [w for w in (ffn.router, ffn.gate, ffn.up, *shared) if w is not None]),
+        ]
+        found: dict[Norm, list[Weight]] = {}
+        for norm, readers in pairs:
+            if norm is not None:
+                found.setdefault(norm, []).extend(readers)
+        return list(found.items())
 
     def norms(self) -> list[Norm]:
         """All norms once, those of queries and keys included."""

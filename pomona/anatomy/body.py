@@ -148,6 +148,22 @@ class Anatomy:
         found = {id(weight.parameter): (weight.name, weight.parameter) for weight in self.weights()}
         return list(found.values())
 
+    def norm_readers(self) -> list[tuple[Norm, list[Weight]]]:
+        """The norms whose outputs are read by linear maps alone, each with these maps.
+
+        The gain of such a norm can be moved into its readers. Left out are norms that the residual stream reads, and
+        the final norm where the head is tied or not a linear map.
+        """
+        found = [pair for block in self.blocks for pair in block.norm_readers()]
+        final, head = self.final_norm, self._head
+        if final is not None and head is not None and head.transform is None and "untied_head" in self.capabilities:
+            found.append((final, [head.weight]))
+        encoder = self.stacks[0].final_norm
+        if encoder is not None and len(self.stacks) > 1:
+            crosses = [block.cross_attention for block in self.stacks[1].blocks]
+            found.append((encoder, [w for cross in crosses if cross is not None for w in (cross.key, cross.value)]))
+        return found
+
     @property
     def ties(self) -> list[tuple[str, ...]]:
         """Groups of state-dict names that share one parameter."""

@@ -132,6 +132,12 @@ class BlockShape:
     carries: tuple[tuple[int, str], ...] = ()
     """Outputs that the stack hands to the next block: (index in the tuple, name of the block's argument)."""
 
+    @property
+    def experts(self) -> ExpertsShape | None:
+        """The experts among `ffn`, if any."""
+        choices = self.ffn if isinstance(self.ffn, tuple) else (self.ffn,)
+        return next((choice for choice in choices if isinstance(choice, ExpertsShape)), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackShape:

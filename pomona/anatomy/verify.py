@@ -12,19 +12,6 @@ from pomona.anatomy.probes import Check
 from pomona.anatomy.walk import BlockWalk
 from pomona.ground.errors import UnsupportedModel
 
-PROBES = (
-    probes.probe_forward,
-    probes.probe_sizes,
-    probes.probe_unseen,
-    probes.probe_weights,
-    probes.probe_norms,
-    probes.probe_placement,
-    probes.probe_roles,
-    probes.probe_spaces,
-    probes.probe_annotations,
-    probes.probe_blocks,
-)
-
 
 @dataclass(frozen=True)
 class Verification:
@@ -72,7 +59,7 @@ def verify(model: Any, shape: str | Shape | None = None) -> Verification:
         UnsupportedModel: the declaration does not even find the parts.
     """
     body = probes.enlarged_copy(model, shape)
-    checks = [check for probe in PROBES for check in probe(body)]
+    checks = [check for probe in probes.PROBES for check in probe(body)]
     try:
         with BlockWalk(body, [probes.probe_inputs(body)]):
             walked = "equal to the full forward"

@@ -79,13 +79,22 @@ def test_lies_are_caught(name: str) -> None:
         found.require()
 
 
-@pytest.mark.parametrize(("option", "probe"), [("logits_scaling", "forward"), ("residual_multiplier", "placement")])
+@pytest.mark.parametrize(
+    ("option", "probe"),
+    [
+        ("logits_scaling", "forward"),
+        ("residual_multiplier", "placement"),
+        ("embedding_multiplier", "embedding"),
+        ("attention_multiplier", "scores"),
+    ],
+)
 def test_equal_names_with_other_mathematics_are_caught(option: str, probe: str) -> None:
     """Breaks when a model that binds but multiplies somewhere passes for the shape that it resembles."""
     from transformers import GraniteConfig, GraniteForCausalLM
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    granite = GraniteForCausalLM(GraniteConfig(vocab_size=64, num_key_value_heads=2, **sizes, **{option: 0.5}))
+    plain = {"vocab_size": 64, "num_key_value_heads": 2, "attention_multiplier": 0.25}
+    granite = GraniteForCausalLM(GraniteConfig(**sizes, **{**plain, option: 0.5}))
     assert {check.probe for check in anatomy.verify(granite, shape="llama").failures} == {probe}
 
 

@@ -1,0 +1,24 @@
+"""Probe of the stack: blocks can be left out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+from pomona.anatomy.body import Anatomy, of
+from pomona.anatomy.probes.check import Check, equal
+from pomona.anatomy.probes.lab import outputs_of, probe_inputs
+
+
+def probe_blocks(body: Anatomy) -> Iterator[Check]:
+    """Deleting a block equals skipping it."""
+    if len(body.stacks) > 1 or len(body.blocks) < 2:
+        return
+    inputs = probe_inputs(body)
+    for block in body.blocks:
+        handle = block.module.register_forward_hook(lambda module, args, output: args[0])
+        skipped = outputs_of(body, inputs)
+        handle.remove()
+        shorter = of(copy.deepcopy(body.model), body.shape)
+        shorter.restack_([index for index in range(len(body.blocks)) if index != block.index])
+        yield equal("blocks", f"without {block.path}", outputs_of(shorter, inputs), skipped)

@@ -1,0 +1,98 @@
+"""Probes of what is counted: the forward pass in two parts, sizes, parameters that nobody mentions, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pomona.anatomy.body import Anatomy
+from pomona.anatomy.probes.check import Check, equal
+from pomona.anatomy.probes.lab import has_no_effect, outputs_of, probe_inputs
+from pomona.anatomy.taps import tap_inputs
+
+VANISHED = 1e-12
+"""A gradient that is smaller, relative to the largest one, is rounding."""
+
+
+def probe_forward(body: Anatomy) -> Iterator[Check]:
+    """Hidden states and head, one after the other, give the model's logits."""
+    inputs = probe_inputs(body)
+    if body.head is not None:
+        with torch.no_grad():
+            found = body.logits(body.hidden(**inputs))
+        yield equal("forward", "logits of hidden states", found, outputs_of(body, inputs))
+
+
+def probe_embedding(body: Anatomy) -> Iterator[Check]:
+    """What enters the first block is the scaled embedding, where nothing else is added."""
+    stack, inputs = body.stacks[0], probe_inputs(body)
+    if stack.positions is not None or stack.tables or stack.embedding_norm is not None:
+        return
+    seen: list[Tensor] = []
+    with tap_inputs(stack.blocks[0], seen.append):
+        outputs_of(body, inputs)
+    found, expected = seen[0].detach(), body.embedding.read()[inputs["input_ids"]] * body.embedding_scale
+    yield equal("embedding", f"{body.embedding.name} times {body.embedding_scale:.4g}", found, expected)
+
+
+def probe_sizes(body: Anatomy) -> Iterator[Check]:
+    """The configuration's numbers are those of the tensors, and every parameter is counted."""
+    fields, config = body.shape.fields, body.config
+    for declared, stack in zip(body.shape.stacks, body.stacks, strict=True):
+        for block in stack.blocks:
+            own, ffn = block.attention, block.ffn
+            pairs = [
+                (fields.heads, own.num_heads),
+                (fields.kv_heads, own.num_kv_heads),
+                (fields.head_dim, own.head_dim.size),
+            ]
+            experts = declared.block.experts
+            if ffn.experts is None or experts is None:
+                pairs.append((fields.feed_forward, ffn.width))
+            else:
+                pairs += [(experts.feed_forward, ffn.width), (experts.count, ffn.num_experts)]
+            for name, size in pairs:
+                value = getattr(config, name, None)
+                if value is not None:
+                    yield Check(
+                        "sizes", f"{block.path}: {name}", value == size, f"{value} in the configuration, {size} here"
+                    )
+        count = getattr(config, declared.count)
+        yield Check("sizes", f"{stack.path}: {declared.count}", count == len(stack.blocks), f"{count}")
+    seen = {part.key: part.numel() for part in body.parts()}
+    unseen = sum(body.model.get_parameter(name).numel() for name in body.unseen)
+    total = sum(parameter.numel() for parameter in body.model.parameters())
+    yield Check("sizes", "all parameters", sum(seen.values()) + unseen == total, f"{total}")
+
+
+def probe_unseen(body: Anatomy) -> Iterator[Check]:
+    """Parameters that the declaration does not mention have no part in the outputs."""
+    inputs = probe_inputs(body)
+    expected = outputs_of(body, inputs)
+    generator = torch.Generator().manual_seed(2)
+    for name in body.unseen:
+        parameter = body.model.get_parameter(name)
+        kept = parameter.detach().clone()
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+        yield equal("unseen", name, outputs_of(body, inputs), expected)
+        parameter.data.copy_(kept)
+
+
+def probe_gradients(body: Anatomy) -> Iterator[Check]:
+    """Gradients reach every part, unless it provably has no effect at all."""
+    inputs = probe_inputs(body)
+    with torch.enable_grad():
+        output = body.hidden(**inputs) if body.head is None else body.model(**inputs).logits
+        parameters = {id(part.parameter): part.parameter for part in body.parts()}
+        found = torch.autograd.grad(output.square().mean(), list(parameters.values()), allow_unused=True)
+    gradients = dict(zip(parameters, found, strict=True))
+    largest = max(float(gradient.abs().max()) for gradient in found if gradient is not None)
+    for part in body.parts():
+        gradient = gradients[id(part.parameter)]
+        size = 0.0 if gradient is None else float(part.canonical(gradient).abs().max()) / largest
+        reached, note = size > VANISHED, f"size {size:.1e}"
+        if not reached and has_no_effect(body, part, inputs, output.detach()):
+            reached, note = True, "proven to have no effect on the outputs"
+        yield Check("gradients", f"{part.name} ({part.role})", reached, note)

@@ -1,0 +1,54 @@
+"""Probe of roles: what acts at which position, and what acts linearly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pomona.anatomy.body import Anatomy
+from pomona.anatomy.probes.check import DIFFERENT, EQUAL, Check, difference
+from pomona.anatomy.probes.lab import PLACE, attentions_of, lengths_of, probe_inputs, read_by
+from pomona.anatomy.taps import replace_outputs
+from pomona.anatomy.weight import Weight
+
+
+def probe_roles(body: Anatomy) -> Iterator[Check]:
+    """Queries act at their own position; keys and values where the mask allows; values and `up` act linearly."""
+    inputs = probe_inputs(body, batch=1)
+    for block, attention, cross in attentions_of(body):
+        where = f"{block.path} ({attention.query.role.rsplit('.', 1)[0]})"
+        queries, _ = lengths_of(body, block, cross, inputs)
+        for weight in (attention.query, attention.key, attention.value):
+            moved = _positions_moved(body, weight, attention.output, inputs)
+            seen_from = [place for place in range(queries) if attention.sees(place, PLACE)]
+            wanted = [PLACE] if weight is attention.query else seen_from
+            yield Check("roles", f"{where}: {weight.role}", moved == wanted, f"{PLACE} acts at {moved}")
+        yield _linear_in(body, attention.value, attention.output, inputs, True, where)
+        yield _linear_in(body, attention.key, attention.output, inputs, False, where)
+    for block in body.blocks:
+        for ffn in (block.ffn, block.ffn.shared):
+            if ffn is not None and ffn.gate is not None and ffn.experts is None:
+                yield _linear_in(body, ffn.up, ffn.down, inputs, True, block.path)
+                yield _linear_in(body, ffn.gate, ffn.down, inputs, False, block.path)
+
+
+def _positions_moved(body: Anatomy, weight: Weight, reader: Weight, inputs: dict[str, Tensor]) -> list[int]:
+    """Positions at which `reader` gets something else when the outputs of `weight` at `PLACE` change."""
+    plain = read_by(body, reader, inputs)
+    with replace_outputs(weight, lambda rows: rows * (torch.arange(rows.shape[1]) != PLACE)[:, None]):
+        moved = read_by(body, reader, inputs)
+    return (moved - plain).abs().amax(-1).nonzero().flatten().tolist()
+
+
+def _linear_in(
+    body: Anatomy, weight: Weight, reader: Weight, inputs: dict[str, Tensor], linear: bool, where: str
+) -> Check:
+    """Whether doubling the outputs of `weight` doubles what `reader` gets, as `linear` expects."""
+    plain = read_by(body, reader, inputs)
+    with replace_outputs(weight, lambda rows: 2 * rows):
+        doubled = read_by(body, reader, inputs)
+    error = difference(doubled, 2 * plain)
+    passed = error < EQUAL if linear else error > DIFFERENT
+    return Check("roles", f"{where}: {weight.role} {'acts linearly' if linear else 'does not'}", passed, f"{error:.1e}")
