@@ -95,6 +95,7 @@ def fit(
     validation: Sequence[Batch] = (),
     token_bytes: Tensor | None = None,
     stop_at_loss: float | None = None,
+    keep_state_after: int | None = None,
     title: str = "training",
 ) -> Training:
     """Train `model` in place for `steps` optimizer steps.
@@ -115,6 +116,7 @@ def fit(
         validation: held-out batches before `prepare`.
         token_bytes: (V,) UTF-8 bytes of each token, for bits per byte.
         stop_at_loss: end as soon as an evaluation is at or below this many nats per token.
+        keep_state_after: the complete state after so many steps is also written to `folder/kept` and stays there.
         title: shown at the progress bar.
 
     Raises:
@@ -151,6 +153,7 @@ def fit(
         raise ConfigError(
             f"{folder} holds a run of {done} steps", found=f"{steps} asked for", do="choose another folder"
         )
+    kept = Checkpoints(folder / "kept", keep=1) if folder and main and keep_state_after is not None else None
     log = MetricsLog(folder / "metrics.jsonl" if folder and main else None, resume_at=done)
     if config.trackers:
         accelerator.init_trackers(title)
@@ -175,6 +178,8 @@ def fit(
         quality: Quality | None = None
         saved_at = time.monotonic()
         upcoming = loader.submit(load, done)
+        if kept and done == keep_state_after == 0:
+            kept.save(done, model, optimizer, {})
         while done < steps:
             start = time.perf_counter()
             micro_batches = upcoming.result()
@@ -233,6 +238,8 @@ def fit(
                     say(_line(title, done, steps, quality, tokens / seconds))
                 if stop_at_loss is not None and quality.nats_per_token <= stop_at_loss:
                     break
+            if kept and done == keep_state_after:
+                kept.save(done, model, optimizer, {})
             if checkpoints and main and done < steps:
                 late = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
                 if late or stopping.received is not None:

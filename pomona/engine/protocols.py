@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -64,6 +65,37 @@ class Schedule(Protocol):
 
     def __call__(self, step: int) -> float:
         """The share, in [0, 1], of each group's peak rate that step `step` (counted from 0) uses."""
+        ...
+
+
+@runtime_checkable
+class OpenSchedule(Schedule, Protocol):
+    """A schedule that a run may leave for good, in order to deliver a model, while later runs go on with it."""
+
+    def leaves_after(self, steps: int) -> int:
+        """How many of a run's `steps` steps belong to the main line: those before its annealing."""
+        ...
+
+    def continued(self, at: int) -> OpenSchedule:
+        """The main line for a run whose step 0 follows `at` steps of this one."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its place as plain values, for `ContinuingMethod.continued`."""
+        ...
+
+
+@runtime_checkable
+class ContinuingMethod(Protocol):
+    """The parameters of a schedule that can go on where another run left the main line."""
+
+    @property
+    def resumes_state(self) -> bool:
+        """Whether weights and optimizer go on from there too, and not from the annealed model."""
+        ...
+
+    def continued(self, line: Mapping[str, Any], total_steps: int) -> Schedule:
+        """The schedule of the next run, of `total_steps` steps, from `OpenSchedule.state_dict`."""
         ...
 
 

@@ -12,13 +12,14 @@ Deviations: none. As published, the very first step has rate 0; `warmup: 0` star
     The paper gives ranges for c (0.25-0.6) and m (0.01-0.1); the defaults lie in their middle.
 Use when: data will keep arriving, or the number of steps is not known. Cost: the steps of each annealed branch.
 Relations: `warmup-stable-decay` (exponential) when c = 1 without cool-down; one cosine when c = m and N_c = N_e.
-Limits: a continual run resumes from the state saved before annealing; resuming from the annealed state at rate c is a
-    re-warming, which this schedule exists to avoid.
+Limits: a stage that continues such a run starts from the state before annealing, which lies in the artefact beside the
+    model; starting from the annealed state at rate c is a re-warming, which this schedule exists to avoid.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
@@ -37,9 +38,9 @@ class InfiniteLrConfig(MethodConfig):
 
     method: Literal["infinite-lr"] = "infinite-lr"
     warmup: Duration = 0.05
-    """Length of the warm-up: a whole number of steps, or a share of the run. 0 for every task after the first."""
+    """Length of the warm-up: a whole number of steps, or a share of the run. A dataset that continues has none."""
     cooldown: Duration = 0.1
-    """Length of the fall from the peak to the constant rate. 0 for every task after the first."""
+    """Length of the fall from the peak to the constant rate. A dataset that continues has none."""
     anneal: Duration = 0.2
     """Length of the annealing at the end of the run; 0 leaves the run open-ended, to be annealed on a branch."""
     constant_ratio: float = Field(default=0.4, gt=0.0, le=1.0)
@@ -48,6 +49,9 @@ class InfiniteLrConfig(MethodConfig):
     """Rate at the end of the annealing as a share of the peak; the paper uses 0.01 to 0.1."""
     style: Style = "cosine"
     """Shape of the cool-down."""
+    start: Literal["main-line", "annealed"] = "main-line"
+    """Where a dataset after the first starts: from weights and moments before the annealing of the run that it
+    continues, or from the annealed weights and new moments (which is a re-warming)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -81,9 +85,35 @@ class InfiniteLrConfig(MethodConfig):
             anneal_end=total_steps if anneal else None,
         )
 
-    def later_task(self) -> Self:
-        """The same for a dataset after the first: no warm-up and no cool-down."""
-        return self.model_copy(update={"warmup": 0, "cooldown": 0})
+    @property
+    def resumes_state(self) -> bool:
+        """Whether a dataset after the first goes on from the state before annealing."""
+        return self.start == "main-line"
+
+    def continued(self, line: Mapping[str, Any], total_steps: int) -> InfiniteSchedule:
+        """The schedule of a dataset after the first: it stays on the main line until it anneals in its turn.
+
+        Args:
+            line: where the run before left the main line, as `InfiniteSchedule.state_dict` says it.
+            total_steps: of this run, its annealing included.
+
+        Raises:
+            ConfigError: another constant rate or shape than the main line's, or an annealing longer than the run.
+        """
+        check_total(total_steps, self.method)
+        main = InfiniteSchedule.from_state_dict(dict(line))
+        if (self.constant_ratio, self.style) != (main.constant, main.style):
+            raise ConfigError(
+                f"{self.method} cannot change the rate of the main line that it continues",
+                needs=f"constant_ratio {main.constant:g}, style {main.style}",
+                found=f"constant_ratio {self.constant_ratio:g}, style {self.style}",
+                do="use the values of the first run",
+            )
+        anneal = steps_of(self.anneal, total_steps)
+        check_fits(self.method, total_steps, anneal=anneal)
+        if not anneal:
+            return main
+        return replace(main, minimum=self.min_ratio).anneal(anneal, at=total_steps - anneal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +183,10 @@ class InfiniteSchedule:
     def continued(self, at: int) -> InfiniteSchedule:
         """The main line for the next run, whose step 0 follows `at` steps of this one; without an annealing."""
         return replace(self, anneal_start=None, anneal_end=None, offset=self.offset + at)
+
+    def leaves_after(self, steps: int) -> int:
+        """How many of a run's `steps` steps are made before it anneals."""
+        return steps if self.anneal_start is None else min(steps, self.anneal_start - self.offset)
 
     def state_dict(self, step: int = 0) -> dict[str, Any]:
         """Everything as plain values, with the counter and the phase at `step` for a reader."""

@@ -25,11 +25,11 @@ class ContinueStage(TrainingStage):
     def plan(self, view: View) -> Forecast:
         from pomona.stages import models
 
-        return self.forecast(view, models.expected(view, "from"))
+        return self.forecast(view, models.expected(view, "from"), view.one("from").known)
 
     def make(self, job: Job) -> Made:
         from pomona.stages import models
         from pomona.stages.train import train
 
         source = job.input("from")
-        return train(self, job, models.load(source.folder), dict(source.facts))
+        return train(self, job, models.load(source.folder), source)

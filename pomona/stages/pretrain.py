@@ -32,7 +32,7 @@ class PretrainStage(TrainingStage):
 
         try:
             if isinstance(self.model, str):
-                return self.forecast(view, models.expected(view, "model"))
+                return self.forecast(view, models.expected(view, "model"), view.one("model").known)
             config = self._config(vocab_size_of(view))
             if (tokenizer := tokenizer_of(view)) is not None:
                 models.adopt_special_tokens(config, tokenizer)
@@ -49,7 +49,7 @@ class PretrainStage(TrainingStage):
 
         if isinstance(self.model, str):
             source = job.input("model")
-            return train(self, job, models.load(source.folder), dict(source.facts))
+            return train(self, job, models.load(source.folder), source)
         tokens = Tokens.open(job.input("data").folder)
         config = self._config(tokens.vocab_size)
         models.adopt_special_tokens(config, tokens.tokenizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pomona.engine.speed import fast_attention
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
 from pomona.ground.files import read_json, write_json
+from pomona.stages import main_line
 from pomona.stages.base import Artefact, Job, Made
 from pomona.stages.models import save
 from pomona.stages.training import TrainingStage, with_rate
@@ -26,32 +27,38 @@ Read = list[tuple[int, int, int]]
 """What a model has been trained on: (steps, batch_size, seq_length) of each run over the same tokens in one order."""
 
 
-def train(stage: TrainingStage, job: Job, model: PreTrainedModel, before: dict[str, Any] | None = None) -> Made:
+def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefact | None = None) -> Made:
     """Train `model` as the stage says and write it into the job's folder.
 
     Args:
-        before: facts of the model that is continued. Where it was trained on the same tokens with the same seed, the
-            run goes on where that one stopped in the data, instead of reading the same text again.
+        source: what the model was loaded from. Where it was trained on the same tokens with the same seed, the run
+            goes on where that one stopped in the data, instead of reading the same text again. Where it was trained
+            under a schedule that this one continues, the run starts from the state before annealing.
     """
+    before = dict(source.facts) if source else {}
+    line = main_line.line_of(stage.schedule, before)
+    resumes = main_line.resumes_state(stage.schedule, line)
     data = job.input("data")
     tokens = Tokens.open(data.folder)
     tokens.require_vocabulary(model.config.vocab_size)
     body = anatomy.of(model)
     objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
-    earlier = _already_read(data, job.seed, before)
+    earlier = _already_read(data, job.seed, line["read"] if line and resumes else before.get("read"))
     stream = continued(tokens, stage, job.seed, earlier)
     rows = objective.prepare(stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
     with fast_attention(body, model.device):  # counted as it will run
         steps = stage.budget_in_steps(job, measure_flops(body, objective, rows) * stage.batch_size)
 
     sweep = Ledger()
-    optimizer_config = stage.optimizer
+    optimizer_config = main_line.optimizer_of(stage, line)
     facts: dict[str, Any] = {}
     if stage.sweep is not None:
         rate, facts["sweep"] = choose_rate(stage, job, steps, sweep)
         optimizer_config = with_rate(optimizer_config, rate)
     optimizer = optimizer_config.build(body, total_steps=steps)  # type: ignore[attr-defined]
-    schedule = stage.schedule.build(steps)  # type: ignore[attr-defined]
+    schedule = main_line.build(stage.schedule, line, steps)
+    if source and resumes:
+        main_line.restore(source.folder, model, optimizer)
     assert isinstance(stage.engine, FitConfig)
     training = fit(
         model,
@@ -64,12 +71,21 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, before: dict[s
         folder=job.work / "fit",
         validation=held_out(tokens, stage),
         token_bytes=torch.from_numpy(tokens.token_bytes),
+        keep_state_after=main_line.fork_of(schedule, steps),
         title=job.name,
     )
     save(model, tokens.tokenizer, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
     training.ledger.merge(sweep, "sweep")
-    read = [*earlier, (training.ledger.steps, stage.batch_size, stage.seq_length)]
+
+    def read(count: int) -> dict[str, Any]:
+        runs = [*earlier, (count, stage.batch_size, stage.seq_length)]
+        return {"data": data.hash, "seed": job.seed, "runs": runs}
+
+    if (fork := main_line.fork_of(schedule, steps)) is not None:
+        main_line.keep(job)
+        swept = stage.sweep is not None or bool(line and line["swept"])
+        facts["main_line"] = main_line.described(schedule, steps, optimizer_config, swept, read(fork))
     facts |= {
         "parameters": body.parameter_count(),
         "blocks": len(body.blocks),
@@ -78,7 +94,7 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, before: dict[s
         "tokens": training.ledger.tokens,
         "objective": stage.objective.model_dump(mode="json"),
         "learning_rate": getattr(optimizer_config, "learning_rate", None),
-        "read": {"data": data.hash, "seed": job.seed, "runs": read},
+        "read": read(training.ledger.steps),
         "note": f"{stage.optimizer.method}, {stage.schedule.method}, {training.ledger.steps:,} steps",
     }
     return Made(facts, training.ledger)
@@ -170,8 +186,7 @@ def held_out(tokens: Tokens, stage: TrainingStage) -> Sequence[Batch]:
     )
 
 
-def _already_read(data: Artefact, seed: int, before: dict[str, Any] | None) -> Read:
-    read = (before or {}).get("read")
+def _already_read(data: Artefact, seed: int, read: Mapping[str, Any] | None) -> Read:
     if not read or read["data"] != data.hash or read["seed"] != seed:
         return []
     return [(int(steps), int(size), int(length)) for steps, size, length in read["runs"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -108,17 +109,21 @@ class TrainingStage(Stage):
         """Tokens of one optimizer step."""
         return self.batch_size * self.seq_length
 
-    def forecast(self, view: View, model: PreTrainedModel | None) -> Forecast:
-        """Check a model (on the meta device) against data and methods; say what training it takes."""
+    def forecast(self, view: View, model: PreTrainedModel | None, source: Mapping[str, Any] | None = None) -> Forecast:
+        """Check a model (on the meta device) against data and methods; say what training it takes.
+
+        Args:
+            source: what is known of a model that is trained on.
+        """
         from pomona import anatomy
-        from pomona.stages import fitting
+        from pomona.stages import fitting, main_line
 
         objective = fitting.objective_for(
             view, self.objective, seq_length=self.seq_length, respect_documents=self.respect_documents
         )
         if model is None:
             return Forecast()
-        known = {"model": model, "objective": self.objective}
+        known: dict[str, Any] = {"model": model, "objective": self.objective}
         try:
             body = anatomy.of(model)
         except PomonaError as error:
@@ -148,9 +153,14 @@ class TrainingStage(Stage):
             )
         per_token = body.flops_per_token(self.seq_length, training=True)
         steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
+        line = main_line.line_of(self.schedule, (source or {}).get("facts", source or {}))
+        main_line.check(self, line, view)
         if steps is not None:
             try:
-                self.schedule.build(steps)  # type: ignore[attr-defined]
+                schedule = main_line.build(self.schedule, line, steps)
+                known["main_line"] = main_line.described(schedule, steps, self.optimizer, self.sweep is not None)
+                if self.sweep is not None:
+                    main_line.build(self.schedule, line, self.pilot_steps(steps))  # a pilot needs room for it too
             except PomonaError as error:
                 view.problem("schedule", str(error))
         note = f"{self.optimizer.method}, {self.schedule.method}"

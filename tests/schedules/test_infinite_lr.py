@@ -114,11 +114,26 @@ def test_counter_goes_on_over_datasets() -> None:
     assert main.continued(15)(0) == main(15)
 
 
-def test_later_task_has_no_warmup() -> None:
-    """Catches re-warming: constant at once, annealed at the end."""
-    eta = InfiniteLrConfig().later_task().build(100)
-    assert {eta(n) for n in range(81)} == {0.4}
-    assert eta(100) == pytest.approx(0.05)
+def test_a_later_dataset_has_no_warmup() -> None:
+    """Catches re-warming: constant at once, annealed at the end, and the next dataset goes on before that."""
+    config = InfiniteLrConfig()
+    first = config.build(100)
+    assert first.leaves_after(100) == 80
+    second = config.continued(first.continued(80).state_dict(), 50)
+    assert {second(n) for n in range(41)} == {0.4}
+    assert second(50) == pytest.approx(0.05)
+    assert second.leaves_after(50) == 40
+    third = config.continued(second.continued(40).state_dict(), 10)
+    assert third.state_dict()["counter"] == 120 and third(8) == 0.4 > third(9)
+
+
+def test_a_first_dataset_may_end_early() -> None:
+    """Catches a second dataset that jumps to the constant rate although the first one ended in the cool-down."""
+    config = InfiniteLrConfig(warmup=10, cooldown=20, anneal=0)
+    first, whole = config.build(15), config.build(40)
+    assert first.leaves_after(15) == 15
+    second = config.continued(first.continued(15).state_dict(), 25)
+    assert [second(n) for n in range(25)] == [whole(15 + n) for n in range(25)]
 
 
 def test_independent_of_the_total() -> None:
@@ -146,6 +161,8 @@ def test_refusals() -> None:
         InfiniteLrConfig.parse({"constant_ratio": 0.1, "min_ratio": 0.2})
     with pytest.raises(ConfigError, match="would jump"):
         InfiniteLrConfig.parse({"cooldown": 0})
+    with pytest.raises(ConfigError, match=r"constant_ratio 0.4, style cosine(.|\n)*constant_ratio 0.6"):
+        InfiniteLrConfig(constant_ratio=0.6).continued(InfiniteLrConfig().build(9).state_dict(), 9)
     eta = schedule()
     for steps, at, found in ((10, 20, "warm-up"), (10, 900, "annealing"), (0, 300, "0 steps")):
         with pytest.raises(ConfigError, match=found):

@@ -190,6 +190,12 @@ stages:
       model: {{shape: llama, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}}
       schedule: {{method: warmup-cosine, warmup: 50}}
       steps: 10
+  - pretrain:
+      name: pilots
+      model: {{shape: llama, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}}
+      schedule: {{method: warmup-cosine, warmup: 50}}
+      sweep: {{learning_rate: [0.1, 0.2], pilot: 0.1}}
+      steps: 100
 """,
         tmp_path,
     )
@@ -204,6 +210,7 @@ stages:
         "stages.7.quantize.method: no weight of this model has the role 'fnn'",
         "stages.7.quantize.seq_length: 256 tokens are more than the model's 64 positions",
         "stages.8.pretrain.schedule: warmup-cosine: the phases are longer than the run",
+        "stages.9.pretrain.schedule: warmup-cosine: the phases are longer than the run",
     ):
         assert expected in message, message
 
