@@ -192,7 +192,9 @@ class BlockBinder:
         width = int(getattr(find.need(path, at)[1], attribute).shape[-1])
         features = Space("feed_forward", experts.size * width, path, parent=experts)
         outer, inner, sizes = Axis((self.residual,)), Axis((features,)), {"gate": width, "up": width}
-        shared = None if declared.shared is None else self._dense(f"{role}.shared", path, declared.shared)
+        shared = declared.shared
+        if shared is not None and shared.down.endswith("?") and find.find(path, shared.down) is None:
+            shared = None
         gate = declared.gate
         return FeedForward(
             up=find.expert_linear(f"{role}.up", path, declared.up, (inner, outer), experts, sizes),
@@ -205,8 +207,8 @@ class BlockBinder:
             router=find.linear(f"{role}.router", path, declared.router, (experts,), (self.residual,)),
             experts=experts,
             active=int(find.field(declared.active)),
-            shared=shared,
+            shared=None if shared is None else self._dense(f"{role}.shared", path, shared),
             shared_gate=None
-            if declared.shared_gate is None
+            if shared is None or declared.shared_gate is None
             else find.linear(f"{role}.shared_gate", path, declared.shared_gate, (), (self.residual,)),
         )

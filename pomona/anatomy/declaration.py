@@ -98,7 +98,7 @@ class ExpertsShape:
     feed_forward: str = "moe_intermediate_size"
     """Name of the configuration field that holds the features of one expert."""
     shared: FeedForwardShape | None = None
-    """A feed-forward that every token uses besides."""
+    """A feed-forward that every token uses besides. It may be absent if its `down` ends with "?"."""
     shared_gate: str | None = None
     """Linear map to one number, whose sigmoid multiplies what the shared feed-forward gives."""
 
@@ -191,6 +191,8 @@ class Fields:
     window: str | None = "sliding_window"
     per_block: tuple[str, ...] = ("layer_types", "no_rope_layers")
     """Lists with one entry per block, reordered with the blocks."""
+    of_blocks: tuple[str, ...] = ()
+    """Lists of indices of blocks, renumbered with them."""
     rotary_layers: str | None = "no_rope_layers"
     """A list whose entries are false where a block does without rotary positions (sic)."""
     fixed_depth: tuple[tuple[str, object], ...] = ()

@@ -66,6 +66,9 @@ def restack_(body: Anatomy, order: Sequence[int], stack: str | None = None) -> N
                 part.layer_idx = index  # type: ignore[assignment]
     for name, values in lists.items():
         setattr(body.config, name, [values[index] for index in wanted])
+    for name in body.shape.fields.of_blocks:
+        named = getattr(body.config, name, None) or []
+        setattr(body.config, name, [place for place, index in enumerate(wanted) if index in named])
     setattr(body.config, declared.count, len(wanted))
     body.refresh()
 

@@ -29,6 +29,8 @@ SIZES: Mapping[str, Any] = {
 }
 """The settings of most rows."""
 GROUPED: Mapping[str, Any] = {**SIZES, "num_key_value_heads": 2}
+ROTARY_HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "eager"}
 KINDS = ["full_attention", "sliding_attention", "full_attention"]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pomona.anatomy import Block, Weight
 from pomona.anatomy.tiny import TINY, VOCABULARY, tiny_model
 
 SINGLE = [name for name in TINY if not name.startswith("t5")]
@@ -17,6 +18,11 @@ CAUSAL = [name for name in SINGLE if name != "bert"]
 def make(name: str, **changes: Any) -> Any:
     """`tiny_model`."""
     return tiny_model(name, **changes)
+
+
+def modular(block: Block) -> list[Weight]:
+    """The linear maps of a block that a module computes; those of experts are only parts of one."""
+    return [weight for weight in block.weights() if not weight.routed]
 
 
 def inputs_of(model: Any, batch: int = 2, tokens: int = 12, seed: int = 0) -> dict[str, Tensor]:

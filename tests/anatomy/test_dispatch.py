@@ -145,9 +145,11 @@ def test_modifiers_that_change_nothing_change_nothing(any_model: Any, looking: b
             found = model(**given).logits
             found.square().sum().backward()
         real = given["attention_mask"].bool() if given is padded and not model.config.is_encoder_decoder else ...
-        torch.testing.assert_close(found[real], expected[real], rtol=1e-9, atol=1e-11)
+        # A model that has to compute attention by itself takes its softmax in float32.
+        loose = 1.0 if model._supports_sdpa else 1e4
+        torch.testing.assert_close(found[real], expected[real], rtol=loose * 1e-9, atol=loose * 1e-11)
         got = [p.grad for p in model.parameters() if p.grad is not None]
-        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(got, wanted, rtol=loose * 1e-6, atol=loose * 1e-8)
 
 
 def test_a_closed_gate_equals_a_removed_head(any_model: Any) -> None:

@@ -26,7 +26,7 @@ from pomona.anatomy import (
 )
 from pomona.ground.errors import ConfigError
 
-from .conftest import inputs_of, make
+from .conftest import inputs_of, make, modular
 
 VERBS: dict[str, Callable[..., Any]] = {
     "tap_inputs": tap_inputs,
@@ -52,7 +52,7 @@ def test_outputs_are_the_map_of_the_inputs(any_model: Any) -> None:
     any_model(**inputs)  # transformers installs its own hooks at the first call
     before = hooks(any_model)
     for block in body.blocks:
-        for weight in block.weights():
+        for weight in modular(block):
             seen: list[Tensor] = []
             with torch.no_grad(), tap_inputs(weight, seen.append), tap_outputs(weight, seen.append):
                 any_model(**inputs)
@@ -75,8 +75,8 @@ def outputs_of(weights: list[Weight]) -> tuple[ExitStack, dict[str, Tensor]]:
 def test_replaced_inputs_reach_the_named_map_alone(any_model: Any) -> None:
     """Breaks when a change of one fused map's inputs or outputs reaches its neighbours, or is not used at all."""
     block = of(any_model).blocks[1]
-    for weight in block.weights():
-        fellows = [other for other in block.weights() if other.owner is weight.owner]
+    for weight in modular(block):
+        fellows = [other for other in modular(block) if other.owner is weight.owner]
         given: list[Tensor] = []
         taps, plain = outputs_of(fellows)
         with taps, tap_inputs(weight, given.append):
@@ -178,7 +178,7 @@ def test_taps_are_removed_after_an_error(verb: str, single_model: Any) -> None:
     def fail(rows: Tensor) -> Tensor:
         raise KeyError("full")
 
-    parts: list[Any] = [body.blocks[1].ffn.down, body.blocks[1].attention.query, body.blocks[1]]
+    parts: list[Any] = [body.blocks[1].attention.output, body.blocks[1].attention.query, body.blocks[1]]
     for part in parts:
         with pytest.raises(KeyError, match="full"), VERBS[verb](part, fail):
             logits_of(single_model)

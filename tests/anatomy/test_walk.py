@@ -71,7 +71,7 @@ def test_taps_see_every_row_once(any_model: Any) -> None:
                 nonlocal rows
                 rows += tapped.shape[0]
 
-            with tap_inputs(block.ffn.down, count):
+            with tap_inputs(block.attention.output, count):
                 walk.run()
             assert rows == sum(hidden.shape[0] * hidden.shape[1] for hidden in walk.inputs)
 

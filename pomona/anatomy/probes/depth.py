@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pomona.anatomy.body import Anatomy, of
 from pomona.anatomy.probes.check import Check, equal
 from pomona.anatomy.probes.lab import outputs_of, probe_inputs
+from pomona.ground.errors import UnsupportedModel
 
 
 def probe_blocks(body: Anatomy) -> Iterator[Check]:
@@ -20,5 +21,9 @@ def probe_blocks(body: Anatomy) -> Iterator[Check]:
         skipped = outputs_of(body, inputs)
         handle.remove()
         shorter = of(copy.deepcopy(body.model), body.shape)
-        shorter.restack_([index for index in range(len(body.blocks)) if index != block.index])
+        try:
+            shorter.restack_([index for index in range(len(body.blocks)) if index != block.index])
+        except UnsupportedModel as refusal:
+            yield Check("blocks", f"without {block.path}", True, f"refused: {refusal.found}")
+            continue
         yield equal("blocks", f"without {block.path}", outputs_of(shorter, inputs), skipped)
