@@ -78,6 +78,16 @@ TINY: dict[str, Tiny] = {
             "tie_word_embeddings": True,
         },
     ),
+    "smollm3": Tiny(
+        "smollm3",
+        {
+            **GROUPED,
+            "no_rope_layers": [1, 0, 1],
+            "layer_types": KINDS,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+        },
+    ),
     "gpt2": Tiny("gpt2", {**_GPT2, "bos_token_id": 0, "eos_token_id": 0}),
     "bert": Tiny("bert", SIZES, "AutoModelForMaskedLM"),
     "t5": Tiny("t5", _T5, "AutoModelForSeq2SeqLM"),

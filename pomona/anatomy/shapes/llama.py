@@ -6,7 +6,7 @@ from pomona.anatomy.declaration import AttentionShape, BlockShape, FeedForwardSh
 
 LLAMA = Shape(
     name="llama",
-    model_types=("llama", "mistral", "qwen2", "qwen3"),
+    model_types=("llama", "mistral", "qwen2", "qwen3", "smollm3"),
     embedding="embed_tokens",
     stacks=(
         StackShape(
