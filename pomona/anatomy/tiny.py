@@ -88,6 +88,22 @@ TINY: dict[str, Tiny] = {
             "sliding_window": 6,
         },
     ),
+    "gemma2": Tiny(
+        "gemma2",
+        {
+            **GROUPED,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "layer_types": KINDS,
+            "sliding_window": 6,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma3_text": Tiny(
+        "gemma3_text",
+        {**GROUPED, "head_dim": 16, "query_pre_attn_scalar": 24, "layer_types": KINDS, "sliding_window": 6},
+    ),
     "gpt2": Tiny("gpt2", {**_GPT2, "bos_token_id": 0, "eos_token_id": 0}),
     "bert": Tiny("bert", SIZES, "AutoModelForMaskedLM"),
     "t5": Tiny("t5", _T5, "AutoModelForSeq2SeqLM"),
