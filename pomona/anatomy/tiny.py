@@ -104,6 +104,10 @@ TINY: dict[str, Tiny] = {
         "gemma3_text",
         {**GROUPED, "head_dim": 16, "query_pre_attn_scalar": 24, "layer_types": KINDS, "sliding_window": 6},
     ),
+    "gpt_neox": Tiny("gpt_neox", {**SIZES, "rope_parameters": ROTARY_HALF}),
+    "gpt_neox-sequential": Tiny(
+        "gpt_neox", {**SIZES, "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}
+    ),
     "gpt2": Tiny("gpt2", {**_GPT2, "bos_token_id": 0, "eos_token_id": 0}),
     "bert": Tiny("bert", SIZES, "AutoModelForMaskedLM"),
     "t5": Tiny("t5", _T5, "AutoModelForSeq2SeqLM"),
