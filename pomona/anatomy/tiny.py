@@ -109,6 +109,7 @@ TINY: dict[str, Tiny] = {
         "gpt_neox", {**SIZES, "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}
     ),
     "phi3": Tiny("phi3", {**GROUPED, "sliding_window": 6, "rope_parameters": ROTARY_HALF}),
+    "mixtral": Tiny("mixtral", {**GROUPED, **EXPERTS, "num_local_experts": 4, "sliding_window": None}),
     "gpt2": Tiny("gpt2", {**_GPT2, "bos_token_id": 0, "eos_token_id": 0}),
     "bert": Tiny("bert", SIZES, "AutoModelForMaskedLM"),
     "t5": Tiny("t5", _T5, "AutoModelForSeq2SeqLM"),
