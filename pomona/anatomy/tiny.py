@@ -110,6 +110,28 @@ TINY: dict[str, Tiny] = {
     ),
     "phi3": Tiny("phi3", {**GROUPED, "sliding_window": 6, "rope_parameters": ROTARY_HALF}),
     "mixtral": Tiny("mixtral", {**GROUPED, **EXPERTS, "num_local_experts": 4, "sliding_window": None}),
+    "qwen2_moe": Tiny(
+        "qwen2_moe",
+        {
+            **GROUPED,
+            **EXPERTS,
+            "num_experts": 5,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen3_moe": Tiny(
+        "qwen3_moe",
+        {
+            **GROUPED,
+            **EXPERTS,
+            "num_experts": 5,
+            "moe_intermediate_size": 24,
+            "head_dim": 16,
+            "norm_topk_prob": True,
+        },
+    ),
     "gpt2": Tiny("gpt2", {**_GPT2, "bos_token_id": 0, "eos_token_id": 0}),
     "bert": Tiny("bert", SIZES, "AutoModelForMaskedLM"),
     "t5": Tiny("t5", _T5, "AutoModelForSeq2SeqLM"),

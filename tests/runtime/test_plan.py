@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
+    PersimmonConfig,
+    PersimmonForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
+from pomona.anatomy.tiny import tiny_model
 from pomona.runtime.folder import LoadedModel
 from pomona.runtime.native import Linear, NativeStep, NoNativeStep
 from pomona.runtime.plan import check, plan_of
@@ -89,8 +88,11 @@ def test_families(family: str, dtype: torch.dtype) -> None:
             lambda: llama(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}),
             "change with the length",
         ),
-        (lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**{**SIZES, "num_key_value_heads": None})), "anatomy"),
-        (lambda: PhiForCausalLM(PhiConfig(**SIZES)), "anatomy"),
+        (lambda: PersimmonForCausalLM(PersimmonConfig(**SIZES)), "anatomy"),
+        (lambda: tiny_model("gpt_neox"), "one after the other"),
+        (lambda: tiny_model("phi3", sliding_window=None), "partly rotary"),
+        (lambda: tiny_model("smollm3", use_sliding_window=False, sliding_window=None), "some blocks only"),
+        (lambda: tiny_model("mixtral"), "every token goes through"),
     ],
 )
 def test_what_it_does_not_compute_is_named(model: Any, reason: str) -> None:
