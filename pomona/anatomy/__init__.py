@@ -20,7 +20,7 @@ from pomona.anatomy.taps import (
     tap_outputs,
     tap_stream,
 )
-from pomona.anatomy.verify import Verification, verify
+from pomona.anatomy.verify import Verification, verify, verify_weights
 from pomona.anatomy.walk import BlockWalk
 from pomona.anatomy.weight import Norm, Weight
 
@@ -54,4 +54,5 @@ __all__ = [
     "tap_stream",
     "use_attention",
     "verify",
+    "verify_weights",
 ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from pomona.cli.anatomy import app as anatomy
 from pomona.cli.lazy import BUILDERS, LazyGroup, first_line
 from pomona.ground.console import console, output
 from pomona.ground.errors import PomonaError
@@ -133,6 +134,7 @@ def inspect(
 
 
 app.add_typer(data, name="data", rich_help_panel="Look")
+app.add_typer(anatomy, name="anatomy", rich_help_panel="Look")
 
 
 @app.command(rich_help_panel="Use")

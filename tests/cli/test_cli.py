@@ -91,7 +91,10 @@ def test_words_that_are_no_options() -> None:
         extra_values(["twice"], stage)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["methods"], ["methods", "infinite-lr"], ["--version"], ["recipes"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["methods"], ["methods", "infinite-lr"], ["--version"], ["recipes"], ["anatomy", "check", "--help"]],
+)
 def test_looking_imports_no_torch(words: list[str]) -> None:
     """Catches seconds of waiting for a list."""
     code = (

@@ -52,6 +52,8 @@ __all__ = [
     "enlarged_copy",
     "normalize",
     "outputs_of",
+    "probe_forward",
     "probe_inputs",
+    "probe_sizes",
     "probe_spaces",
 ]
