@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,11 @@ from pomona.anatomy.body import Anatomy
 from pomona.anatomy.declaration import Shape
 from pomona.anatomy.probes import Check
 from pomona.anatomy.walk import BlockWalk
-from pomona.ground.errors import UnsupportedModel
+from pomona.ground.errors import PomonaError, UnsupportedModel
 
+Probe = Callable[[Anatomy], Iterator[Check]]
+IMPOSSIBLE = (PomonaError, RuntimeError, ValueError, IndexError, KeyError, TypeError)
+"""What a probe may run into when the declaration is wrong, as products of matrices that do not fit."""
 OWN_WEIGHTS = (probes.probe_forward, probes.probe_sizes)
 """What a model can stand with the weights that it has."""
 
@@ -62,8 +66,7 @@ def verify(model: Any, shape: str | Shape | None = None) -> Verification:
         UnsupportedModel: the declaration does not even find the parts.
     """
     body = probes.enlarged_copy(model, shape)
-    checks = [check for probe in probes.PROBES for check in probe(body)]
-    return Verification(type(model).__name__, body.shape.name, (*checks, _walk(body)))
+    return Verification(type(model).__name__, body.shape.name, tuple(experiments(body)))
 
 
 def verify_weights(body: Anatomy) -> Verification:
@@ -71,14 +74,19 @@ def verify_weights(body: Anatomy) -> Verification:
 
     They show that these weights fit the declaration, which `verify` proves on a tiny model of the same options.
     """
-    checks = [check for probe in OWN_WEIGHTS for check in probe(body)]
-    return Verification(type(body.model).__name__, body.shape.name, (*checks, _walk(body)))
+    return Verification(type(body.model).__name__, body.shape.name, tuple(experiments(body, OWN_WEIGHTS)))
 
 
-def _walk(body: Anatomy) -> Check:
+def experiments(body: Anatomy, chosen: Sequence[Probe] = probes.PROBES) -> Iterator[Check]:
+    """Every check, one after another. Most need an `enlarged_copy`; its weights are as before in the end."""
+    for probe in chosen:
+        try:
+            yield from probe(body)
+        except IMPOSSIBLE as error:
+            yield Check(probe.__name__.removeprefix("probe_"), "the experiment", False, f"impossible: {error}")
     try:
         with BlockWalk(body, [probes.probe_inputs(body)]):
             found = "equal to the full forward"
     except UnsupportedModel as error:
         found = str(error.found)
-    return Check("walk", "all blocks, one after another", found.startswith("equal"), found)
+    yield Check("walk", "all blocks, one after another", found.startswith("equal"), found)

@@ -1,9 +1,12 @@
-"""Probe of the stack: blocks can be left out."""
+"""Probe of the stack: blocks can be left out, and the configuration follows."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
+
+import torch
 
 from pomona.anatomy.body import Anatomy, of
 from pomona.anatomy.probes.check import Check, equal
@@ -12,7 +15,7 @@ from pomona.ground.errors import UnsupportedModel
 
 
 def probe_blocks(body: Anatomy) -> Iterator[Check]:
-    """Deleting a block equals skipping it."""
+    """Deleting a block equals skipping it, also in a model that is made anew from the configuration."""
     if len(body.stacks) > 1 or len(body.blocks) < 2:
         return
     inputs = probe_inputs(body)
@@ -27,3 +30,20 @@ def probe_blocks(body: Anatomy) -> Iterator[Check]:
             yield Check("blocks", f"without {block.path}", True, f"refused: {refusal.found}")
             continue
         yield equal("blocks", f"without {block.path}", outputs_of(shorter, inputs), skipped)
+        again = _made_anew(shorter.model)
+        if isinstance(again, str):
+            yield Check("blocks", f"without {block.path}, made anew", False, again)
+        else:
+            found = outputs_of(of(again, body.shape), inputs)
+            yield equal("blocks", f"without {block.path}, made anew", found, skipped)
+
+
+def _made_anew(model: Any) -> Any:
+    """A model of the same configuration with the same weights, or why there is none."""
+    with torch.random.fork_rng(devices=[]):
+        fresh = type(model)(copy.deepcopy(model.config)).to(torch.float64).eval()
+    try:
+        fresh.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        return str(error).splitlines()[-1].strip()
+    return fresh
