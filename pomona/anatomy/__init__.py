@@ -5,7 +5,7 @@ from __future__ import annotations
 from pomona.anatomy.attention import use_attention
 from pomona.anatomy.attention_call import AttentionCall, Place
 from pomona.anatomy.block import Attention, Block, FeedForward, Stack
-from pomona.anatomy.body import Anatomy, of
+from pomona.anatomy.body import Anatomy, of, towers
 from pomona.anatomy.declaration import Shape
 from pomona.anatomy.dispatch import Modifier, modify_attention
 from pomona.anatomy.permute import permute_
@@ -52,6 +52,7 @@ __all__ = [
     "tap_inputs",
     "tap_outputs",
     "tap_stream",
+    "towers",
     "use_attention",
     "verify",
     "verify_weights",

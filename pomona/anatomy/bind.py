@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from pomona.anatomy.bind_around import Surroundings
 from pomona.anatomy.bind_block import BlockBinder
 from pomona.anatomy.block import Stack
-from pomona.anatomy.declaration import Shape, StackShape
-from pomona.anatomy.find import Finder
+from pomona.anatomy.declaration import HeadShape, Shape, StackShape
+from pomona.anatomy.find import Finder, inputs_of, is_linear, outputs_of
+from pomona.anatomy.head import Head
 from pomona.anatomy.space import Axis, Space
+from pomona.anatomy.surroundings import OWN_TOKENS
 from pomona.anatomy.weight import Norm, Weight
-
-
-@dataclass(frozen=True)
-class Head:
-    """What lies between hidden states and logits: a transform, a factor, a linear map, a factor and a cap."""
-
-    weight: Weight
-    module: nn.Module
-    transform: nn.Module | None
-    transform_parts: list[Weight]
-    scale: float
-    logits_scale: float
-    softcap: float | None
-
-    @property
-    def plain(self) -> bool:
-        """True when the linear map is all there is."""
-        factors = (self.scale, self.logits_scale, self.softcap, self.transform)
-        return factors == (1.0, 1.0, None, None)
 
 
 @dataclass(frozen=True)
@@ -40,11 +24,24 @@ class Bound:
     """What a declaration says about one model."""
 
     stacks: list[Stack]
-    embedding: Weight
+    embedding: Weight | None
     embedding_scale: float
+    around: dict[str, Weight | Norm]
     head: Head | None
     residual: Space
-    vocabulary: Space
+    vocabulary: Space | None
+    own_tokens: int
+
+    def parts(self) -> Iterator[Weight]:
+        """Every weight, bias, gain and table; tied ones under each of their roles."""
+        if self.embedding is not None:
+            yield self.embedding
+        for stack in self.stacks:
+            yield from stack.parts()
+        for part in self.around.values():
+            yield from part.weights()
+        if self.head is not None:
+            yield from self.head.parts()
 
 
 class Binder:
@@ -53,37 +50,67 @@ class Binder:
     def __init__(self, model: Any, shape: Shape) -> None:
         self.model, self.shape = model, shape
         self.find = Finder(model, shape)
-        body: nn.Module = model.base_model
-        self.body_path = next(name for name, module in model.named_modules() if module is body)
+        self.body_path = self.find.body_path
         self.residual = Space("residual", int(self.find.field(shape.fields.hidden_size)))
-        self.vocabulary = Space("vocabulary", int(self.find.field(shape.fields.vocabulary)))
+        self.vocabulary: Space | None = None
+        if shape.embedding is not None:
+            self.vocabulary = Space("vocabulary", int(self.find.field(shape.fields.vocabulary)))
+        known = [self.residual] if self.vocabulary is None else [self.residual, self.vocabulary]
+        self.surroundings = Surroundings(self.find, known)
 
     def bind(self) -> Bound:
+        around = self.surroundings.bind(self.shape.around)
+        own = sum(part.numel() for role, part in around.items() if isinstance(part, Weight) and role in OWN_TOKENS)
+        self.own_tokens = own // self.residual.size
         return Bound(
             stacks=[self._stack(stack) for stack in self.shape.stacks],
-            embedding=self.find.table("embedding", self.body_path, self.shape.embedding, self.vocabulary),
+            embedding=None
+            if self.shape.embedding is None or self.vocabulary is None
+            else self._table("embedding", self.shape.embedding, self.vocabulary),
             embedding_scale=self.find.factor(self.shape.embedding_scale),
+            around=around,
             head=self._head(),
             residual=self.residual,
             vocabulary=self.vocabulary,
+            own_tokens=self.own_tokens,
         )
 
+    def _table(self, role: str, at: str | None, rows: Space | str) -> Weight | None:
+        features = self.surroundings.axis(self.shape.embedding_features)
+        return None if at is None else self.find.table(role, self.body_path, at, rows, features)
+
     def _head(self) -> Head | None:
-        declared, find = self.shape.head, self.find
-        found = None if declared is None else find.find("", declared.path)
-        if declared is None or found is None:
-            return None
-        residual = (self.residual,)
-        parts: list[Weight] = []
+        """The first declared head whose modules are there."""
+        find, declared = self.find, self.shape.head
+        choices = ((declared,) if declared is not None else ()) + self.shape.classifiers
+        for choice in choices:
+            modules = [path for path in (choice.path, choice.transform) if path is not None]
+            found = [find.find("", path) for path in modules]
+            if all(at is not None and (at[0] != choice.path or is_linear(at[1])) for at in found):
+                return self._bind_head(choice)
+        return None
+
+    def _bind_head(self, declared: HeadShape) -> Head:
+        find, parts = self.find, list[Weight]()
+        _, linear = find.need("", declared.path)
+        features = self.surroundings.axis(declared.features, (inputs_of(linear),))
+        outputs = self.surroundings.axis(declared.outputs, (outputs_of(linear),))
         if declared.transform_linear is not None:
-            dense = find.linear("head.transform", "", declared.transform_linear, residual, residual)
-            parts += [dense] if dense.bias is None else [dense, dense.bias]
-        norm = find.norm("head.norm", "", declared.transform_norm, Axis(residual), "layer", 0.0)
+            dense = find.linear("head.transform", "", declared.transform_linear, features.spaces, (self.residual,))
+            parts += dense.weights()
+        norm = find.norm("head.norm", "", declared.transform_norm, features, "layer", 0.0)
+        weight = find.linear("head", "", declared.path, outputs.spaces, features.spaces)
+        if declared.bias is not None:
+            weight = replace(weight, bias=find.vector("head.bias", "", declared.bias, outputs))
         return Head(
-            weight=find.linear("head", "", declared.path, (self.vocabulary,), residual),
-            module=found[1],
+            weight=weight,
+            module=find.need("", declared.module or declared.path)[1],
+            pool=declared.pool,
+            own_tokens=self.own_tokens,
             transform=None if declared.transform is None else find.need("", declared.transform)[1],
             transform_parts=parts + (norm.weights() if norm else []),
+            direct=declared.module is None,
+            added=None if declared.added is None else getattr(self.model, declared.added, None),
             scale=find.factor(declared.scale),
             logits_scale=find.factor(declared.logits_scale),
             softcap=find.number(declared.softcap),
@@ -95,26 +122,34 @@ class Binder:
         if not isinstance(container, nn.ModuleList):
             raise find.refusal(f"a list of blocks at {path}", type(container).__name__)
         causal = declared.causal if isinstance(declared.causal, bool) else bool(find.field(declared.causal, False))
-        blocks = BlockBinder(find, declared, self.residual, causal)
+        binder = BlockBinder(find, declared, self.residual, causal)
+        blocks = [binder.bind(index, f"{path}.{index}", module) for index, module in enumerate(container)]
+        bias_table = None
+        if declared.bias_table is not None:
+            heads = Axis((blocks[0].attention.heads,))
+            bias_table = find.table("bias_table", self.body_path, declared.bias_table, "bucket", heads)
+        tables = [self._table(name, at, name) for at, name in declared.tables]
         return Stack(
             name=declared.name,
             path=path,
             container=container,
-            blocks=[blocks.bind(index, f"{path}.{index}", module) for index, module in enumerate(container)],
+            blocks=blocks,
             causal=causal,
-            positions=None
-            if declared.positions is None
-            else find.table("positions", self.body_path, declared.positions, "position"),
-            tables=[find.table(name, self.body_path, at, name) for at, name in declared.tables],
-            embedding_norm=self._norm("embedding_norm", declared, declared.embedding_norm),
+            positions=self._table("positions", declared.positions, "position"),
+            tables=[table for table in tables if table is not None],
+            embedding_norm=self._norm(
+                "embedding_norm", declared, declared.embedding_norm, declared.embedding_norm_over
+            ),
+            bias_table=bias_table,
             final_norm=self._norm("final_norm", declared, declared.final_norm),
             returns=declared.block.returns,
             carries=declared.block.carries,
+            interrupted=declared.between is not None and find.find(self.body_path, declared.between) is not None,
         )
 
-    def _norm(self, role: str, stack: StackShape, at: str | None) -> Norm | None:
-        block = stack.block
-        return self.find.norm(role, self.body_path, at, Axis((self.residual,)), block.norm, block.norm_offset)
+    def _norm(self, role: str, stack: StackShape, at: str | None, over: str = "residual") -> Norm | None:
+        block, axis = stack.block, self.surroundings.axis(over)
+        return self.find.norm(role, self.body_path, at, axis, block.norm, block.norm_offset)
 
 
 def uncovered(model: nn.Module, parts: Sequence[Weight]) -> list[str]:

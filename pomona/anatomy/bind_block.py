@@ -26,11 +26,12 @@ class BlockBinder:
     def __init__(self, finder: Finder, stack: StackShape, residual: Space, causal: bool) -> None:
         self.finder, self.stack, self.residual, self.causal = finder, stack, residual, causal
         self.declared: BlockShape = stack.block
+        self.fields = stack.fields or finder.shape.fields
         self.placement = self._placement()
         self.branch_scale = finder.factor(self.declared.branch_scale)
 
     def bind(self, index: int, path: str, module: nn.Module) -> Block:
-        declared = self.declared
+        declared, finder = self.declared, self.finder
         norm_attention = self._norm("norm_attention", path, declared.norm_attention)
         norm_ffn = self._norm("norm_ffn", path, declared.norm_ffn)
         if norm_ffn is not None and norm_attention is not None and norm_ffn.module is norm_attention.module:
@@ -49,6 +50,8 @@ class BlockBinder:
             ffn=self._feed_forward(path),
             norm_attention=norm_attention,
             norm_ffn=norm_ffn,
+            scale_attention=finder.vector("scale_attention", path, declared.scale_attention, Axis((self.residual,))),
+            scale_ffn=finder.vector("scale_ffn", path, declared.scale_ffn, Axis((self.residual,))),
             norm_attention_out=self._norm("norm_attention_out", path, declared.norm_attention_out),
             norm_ffn_out=self._norm("norm_ffn_out", path, declared.norm_ffn_out),
             cross_attention=cross,
@@ -76,12 +79,12 @@ class BlockBinder:
     # ---- attention
 
     def _attention(self, role: str, path: str, declared: AttentionShape, index: int, *, causal: bool) -> Attention:
-        find, fields = self.finder, self.finder.shape.fields
+        find, fields = self.finder, self.fields
         self_attention = role == "attention"
         heads_all = int(find.field(fields.heads))
         width = int(find.field(fields.head_dim, int(find.field(fields.hidden_size)) // heads_all))
         # One table of score biases serves all blocks of a stack, so their heads keep step with it.
-        shared = declared.bias_table is not None and self_attention
+        shared = (declared.bias_table or self.stack.bias_table) is not None and self_attention
         scope = f"{self.stack.name if shared else path}.{role}"
         num_heads = inputs_of(find.need(path, declared.output)[1]) // width
         if isinstance(declared.key, Fused):
@@ -101,6 +104,9 @@ class BlockBinder:
         def projection(name: str, storage: str | Fused, outputs: tuple[Space, ...]) -> Weight:
             return find.linear(f"{role}.{name}", path, storage, outputs, residual, sizes, periods=num_kv)
 
+        def optional(name: str, at: str | None) -> Weight | None:
+            return None if at is None or find.find(path, at) is None else projection(name, at, (heads, head_dim))
+
         def norm(name: str, at: str | None, over: Space) -> Norm | None:
             found = None if at is None else find.find(path, at)
             whole = found is not None and tensor_of(found[1]).numel() == over.size * width
@@ -110,6 +116,8 @@ class BlockBinder:
         scaling = find.factor(declared.scaling, width)
         if declared.scaling_by_depth is not None and find.field(declared.scaling_by_depth, False):
             scaling /= index + 1
+        kinds = find.field(declared.position_kinds, None) or ()
+        scaling /= (1 + len(kinds)) ** 0.5
         return Attention(
             query=projection("query", declared.query, (heads, head_dim)),
             key=projection("key", declared.key, (kv_heads, head_dim)),
@@ -117,9 +125,12 @@ class BlockBinder:
             output=find.linear(f"{role}.output", path, declared.output, residual, (heads, value_dim)),
             query_norm=norm("query_norm", declared.query_norm, heads),
             key_norm=norm("key_norm", declared.key_norm, kv_heads),
-            bias_table=find.table(f"{role}.bias_table", path, table, "bucket", (heads,))
+            bias_table=find.table(f"{role}.bias_table", path, table, "bucket", Axis((heads,)))
             if table is not None and find.find(path, table) is not None
             else None,
+            position_query=optional("position_query", declared.position_query),
+            position_key=optional("position_key", declared.position_key),
+            position_kinds=len(kinds),
             module=find.need(path, storage_path(declared.query).rpartition(".")[0])[1],
             causal=causal,
             window=self._window(index) if self_attention else None,
@@ -138,14 +149,16 @@ class BlockBinder:
         return None if kinds is None or index >= len(kinds) else str(kinds[index])
 
     def _window(self, index: int) -> int | None:
-        window = self.finder.field(self.finder.shape.fields.window, None)
-        return None if window is None or self._kind(index) not in (None, "sliding_attention") else int(window)
+        window = self.finder.field(self.fields.window, None)
+        if window is None or self._kind(index) not in (None, "sliding_attention"):
+            return None
+        return int(window) if self.causal else 2 * int(window) + 1
 
     def _rotary(self, index: int, width: int) -> int:
         """How many of a head's features are turned by position."""
         if self.finder.shape.positions != "rotary":
             return 0
-        turned = self.finder.field(self.finder.shape.fields.rotary_layers, None)
+        turned = self.finder.field(self.fields.rotary_layers, None)
         if turned is not None and index < len(turned) and not turned[index]:
             return 0
         parameters = self.finder.field("rope_parameters", {})

@@ -22,9 +22,12 @@ class Attention:
         query_norm, key_norm: norms of each head's features before the scores, or of all heads' features together (their
             axis says which), or None.
         bias_table: learned score bias by relative position (bucket, head), or None.
+        position_query, position_key: projections of relative positions, compared with the keys and queries of tokens;
+            None also where the maps of queries and keys project them.
+        position_kinds: how many kinds of scores compare tokens and relative positions.
         module: the module that calls the attention kernel.
         causal: a position sees only itself and earlier ones.
-        window: number of positions that it sees at most, or None.
+        window: number of positions that it sees at most, or None. Not causal: as many before as after its own.
         scaling: factor of the scores.
         softcap: scores s become softcap * tanh(s / softcap), or None.
         rotary: how many of a head's features are turned by position; 0 without rotary positions.
@@ -38,6 +41,9 @@ class Attention:
     query_norm: Norm | None
     key_norm: Norm | None
     bias_table: Weight | None
+    position_query: Weight | None
+    position_key: Weight | None
+    position_kinds: int
     module: nn.Module = field(repr=False)
     causal: bool
     window: int | None
@@ -51,7 +57,9 @@ class Attention:
 
     def sees(self, query: int, key: int) -> bool:
         """Whether a query at one position sees a key at another, as far as causality and window decide."""
-        return not self.causal or 0 <= query - key < (self.window or query + 1)
+        if not self.causal:
+            return self.window is None or abs(query - key) <= self.window // 2
+        return 0 <= query - key < (self.window or query + 1)
 
     @property
     def num_heads(self) -> int:
@@ -63,7 +71,8 @@ class Attention:
 
     def weights(self) -> list[Weight]:
         """The linear maps."""
-        return [self.query, self.key, self.value, self.output]
+        positions = [weight for weight in (self.position_query, self.position_key) if weight is not None]
+        return [self.query, self.key, self.value, *positions, self.output]
 
     def norms(self) -> list[Norm]:
         return [norm for norm in (self.query_norm, self.key_norm) if norm is not None]
@@ -161,7 +170,8 @@ class Block:
             norm(x + f(x)). "output": x + norm_out(f(x)). "sandwich": x + norm_out(f(norm(x))). "parallel":
             x + attention(norm_attention(x)) + ffn(norm_ffn(x)), where both may be the same norm.
         branch_scale: factor of what attention and feed-forward add.
-        norm_attention, norm_ffn: None with the placement "output".
+        scale_attention, scale_ffn: vectors by which what they add is multiplied (LayerScale), or None.
+        norm_attention, norm_ffn: None with the placement "output", and where a block does without.
         norm_attention_out, norm_ffn_out: None except with the placements "output" and "sandwich".
     """
 
@@ -175,6 +185,8 @@ class Block:
     ffn: FeedForward
     norm_attention: Norm | None
     norm_ffn: Norm | None
+    scale_attention: Weight | None = None
+    scale_ffn: Weight | None = None
     norm_attention_out: Norm | None = None
     norm_ffn_out: Norm | None = None
     cross_attention: Attention | None = None
@@ -224,6 +236,7 @@ class Block:
                 yield weight.bias
         for norm in self.norms():
             yield from norm.weights()
+        yield from (scale for scale in (self.scale_attention, self.scale_ffn) if scale is not None)
         for attention in (self.attention, self.cross_attention):
             if attention is not None and attention.bias_table is not None:
                 yield attention.bias_table
@@ -243,6 +256,8 @@ class Stack:
         positions: table of learned positions, or None.
         final_norm: norm after the last block, or None.
         returns, carries: what a block returns, see `BlockShape`.
+        bias_table: score bias by relative position (bucket, head) that all blocks share, or None.
+        interrupted: something else than blocks is computed between two of them.
     """
 
     name: str
@@ -256,11 +271,12 @@ class Stack:
     final_norm: Norm | None
     returns: int
     carries: tuple[tuple[int, str], ...]
+    bias_table: Weight | None = None
+    interrupted: bool = False
 
     def parts(self) -> Iterator[Weight]:
         """Every weight, bias, gain and table of the stack."""
-        if self.positions is not None:
-            yield self.positions
+        yield from (table for table in (self.positions, self.bias_table) if table is not None)
         yield from self.tables
         for norm in (self.embedding_norm, self.final_norm):
             if norm is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from pomona.anatomy import capabilities, counts
 from pomona.anatomy.bind import Binder, uncovered
 from pomona.anatomy.block import Block, Stack
-from pomona.anatomy.declaration import Shape
-from pomona.anatomy.registry import known_shapes, shape_named, shape_of, unknown
+from pomona.anatomy.declaration import Pool, Shape
+from pomona.anatomy.registry import known_shapes, shape_named, shapes_for, unknown
 from pomona.anatomy.space import Space
+from pomona.anatomy.surroundings import Fast
 from pomona.anatomy.weight import Norm, Weight
 from pomona.ground.errors import UnsupportedModel
 
@@ -44,11 +46,38 @@ def of(model: Any, shape: str | Shape | None = None) -> Anatomy:
         )
     if isinstance(shape, str):
         shape = shape_named(shape)
-    model_type = str(getattr(config, "model_type", ""))
-    found = shape or shape_of(model_type)
-    if found is None:
-        raise unknown(type(model).__name__, model_type, _fitting(model))
-    return Anatomy(model, found)
+    found = [shape] if shape is not None else shapes_for(model)
+    if not found:
+        raise unknown(type(model).__name__, str(getattr(config, "model_type", "")), _fitting(model))
+    if found[0].beside and len(found) > 1:
+        names = " or ".join(repr(each.name) for each in found)
+        raise UnsupportedModel(
+            f"{type(model).__name__} has several towers",
+            needs="one tower, each has an anatomy of its own",
+            found=names,
+            do=f"use anatomy.of(model, shape={found[0].name!r}), or anatomy.towers(model) for all of them",
+        )
+    return Anatomy(model, found[0])
+
+
+def towers(model: Any) -> dict[str, Anatomy]:
+    """The anatomies of a model with several towers (an image and a text encoder), by name of the shape.
+
+    Edits of one tower reach the parts of the whole model that read it. A model with one tower gives one anatomy.
+
+    Raises:
+        UnsupportedModel: no declaration is known, or the model does not fit it.
+    """
+    shapes = shapes_for(model)
+    first = of(model, shapes[0] if shapes else None)
+    return {body.shape.name: body for body in (first, *first.beside())}
+
+
+def _seen_by(model: Any, shape: Shape) -> set[str]:
+    """Names of the parameters of the tower that a shape describes, and of those that read it."""
+    binder = Binder(model, shape)
+    inside = {f"{binder.body_path}.{name}" for name, _ in binder.find.body.named_parameters()}
+    return inside | {part.name for part in binder.bind().parts()}
 
 
 def _fitting(model: nn.Module) -> list[str]:
@@ -70,12 +99,17 @@ class Anatomy:
     Attributes:
         model: the transformers model itself.
         shape: the declaration that was applied.
+        base: the module that returns hidden states.
         stacks: one, or encoder and decoder; `blocks` are those of all stacks in order.
-        embedding: token table (vocabulary, residual).
+        embedding: token table (vocabulary, residual), or None for a model that starts from something else.
         embedding_scale: factor of the embeddings. It is rounded to their dtype first: in bfloat16, 55.43 acts as 55.5.
-        head: linear map (vocabulary, residual) that makes logits, or None.
+        around: what else lies around the blocks, by role: "patch", "class_token", "pooler", "embedding_projection", ...
+        head: linear map (vocabulary, residual) or (label, ...) that makes logits, or None.
         transform_parts: weights between hidden states and head (BERT's transform), empty for most.
-        unseen: names of parameters that the declaration does not cover (poolers, classification heads).
+        own_tokens: number of positions that the stem adds of its own, before those made of the input (class token).
+        unseen: names of parameters that the declaration does not cover.
+        elsewhere: names of parameters of the model's other towers.
+        fast: the declared hindrances to permuting a space that this model has.
     """
 
     def __init__(self, model: Any, shape: Shape) -> None:
@@ -87,18 +121,25 @@ class Anatomy:
         binder = Binder(self.model, self.shape)
         self._find = binder.find
         bound = binder.bind()
+        self._bound = bound
         self.stacks: list[Stack] = bound.stacks
         self.blocks: list[Block] = [block for stack in bound.stacks for block in stack.blocks]
-        self.embedding: Weight = bound.embedding
+        self.embedding: Weight | None = bound.embedding
+        self.around: dict[str, Weight | Norm] = bound.around
+        self.own_tokens: int = bound.own_tokens
+        self.fast: list[Fast] = [one for one in self.shape.fast if binder.find.has(binder.body_path, one.path)]
         self.embedding_scale: float = bound.embedding_scale
         self._head = bound.head
         self.head: Weight | None = None if bound.head is None else bound.head.weight
         self.transform_parts: list[Weight] = [] if bound.head is None else bound.head.transform_parts
         self.residual: Space = bound.residual
-        self.vocabulary: Space = bound.vocabulary
-        self._body: nn.Module = self.model.base_model
-        self._separate_body = self._body is not self.model or self.head is None
-        self.unseen: list[str] = uncovered(self.model, list(self.parts()))
+        self.vocabulary: Space | None = bound.vocabulary
+        self.base: nn.Module = binder.find.body
+        self._separate_body = self.base is not self.model or self.head is None
+        missing = uncovered(self.model, list(self.parts()))
+        others = {name for shape in self._others() for name in _seen_by(self.model, shape)}
+        self.unseen: list[str] = [name for name in missing if name not in others]
+        self.elsewhere: list[str] = [name for name in missing if name in others]
         self.capabilities: frozenset[str] = capabilities.capabilities_of(self)
 
     def __repr__(self) -> str:
@@ -111,7 +152,22 @@ class Anatomy:
 
     @property
     def config(self) -> Any:
-        return self.model.config
+        """The model's configuration; of a model with several towers, this tower's."""
+        return self._find.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
+
+    def beside(self) -> list[Anatomy]:
+        """The model's other towers."""
+        return [Anatomy(self.model, shape) for shape in self._others()]
+
+    def _others(self) -> list[Shape]:
+        shapes = [shape_named(name) for name in self.shape.beside]
+        return [shape for shape in shapes if shape.body is not None and self._find.find("", shape.body) is not None]
 
     @property
     def positions(self) -> Weight | None:
@@ -130,14 +186,7 @@ class Anatomy:
 
     def parts(self) -> Iterator[Weight]:
         """Every weight, bias, gain and table that the declaration sees; tied ones under each of their roles."""
-        yield self.embedding
-        for stack in self.stacks:
-            yield from stack.parts()
-        yield from self.transform_parts
-        if self.head is not None:
-            yield self.head
-            if self.head.bias is not None:
-                yield self.head.bias
+        yield from self._bound.parts()
 
     def weights(self) -> list[Weight]:
         """The linear maps inside the blocks, in the order of the computation; those of each expert singly."""
@@ -200,7 +249,8 @@ class Anatomy:
 
     @property
     def vocab_size(self) -> int:
-        return self.vocabulary.size
+        """Size of the vocabulary; 0 for a model that does not start from tokens."""
+        return 0 if self.vocabulary is None else self.vocabulary.size
 
     @property
     def max_positions(self) -> int | None:
@@ -231,9 +281,12 @@ class Anatomy:
         """
         if not self._separate_body:
             return self._encoder_decoder_hidden(**inputs)
-        if self.stacks[-1].causal:
+        takes = inspect.signature(self.base.forward).parameters
+        if self.stacks[-1].causal and "use_cache" in takes:
             inputs.setdefault("use_cache", False)
-        output: Tensor = self._body(**inputs)[0]
+        if self._others():
+            inputs = {name: value for name, value in inputs.items() if name in takes}
+        output: Tensor = self.base(**inputs)[0]
         return output
 
     def _encoder_decoder_hidden(
@@ -261,31 +314,28 @@ class Anatomy:
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) logits of (..., D) hidden states: everything that the model does after its body.
 
+        A classifier that pools its tokens needs all of a sequence: (B, labels) of (B, T, D).
+
         Raises:
-            UnsupportedModel: the model has no head.
+            UnsupportedModel: the model has no head, or one that reads more than hidden states.
         """
         head = self._head
-        if head is None:
+        if head is None or head.pool is None:
             self.require("head", method="logits")
         assert head is not None
-        if head.transform is not None:
-            hidden = head.transform(hidden)
-        if head.scale != 1.0:
-            hidden = hidden * head.scale
-        output: Tensor = head.module(hidden)
-        if head.logits_scale != 1.0:
-            output = output * head.logits_scale
-        if head.softcap is not None:
-            output = head.softcap * torch.tanh(output / head.softcap)
-        return output
+        return head.logits(hidden)
+
+    @property
+    def pool(self) -> Pool | None:
+        """What the head reads of a sequence, see `HeadShape`; None without a head, or when only the model knows."""
+        return None if self._head is None else self._head.pool
 
     def head_weight(self) -> tuple[Tensor, Tensor | None] | None:
         """(weight (V, D), bias (V,) or None), differentiable, when `logits` is exactly that linear map; else None."""
-        if self.head is None or self.has_transform:
+        if self._head is None or self.head is None or self.has_transform:
             return None
-        bias = None if self.head.bias is None else self.head.bias.parameter
         weight: Tensor = self.head.parameter
-        return (weight.T if self.head.transposed else weight), bias
+        return (weight.T if self.head.transposed else weight), self._head.bias
 
     # ---- demands and edits
 

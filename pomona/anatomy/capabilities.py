@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pomona.anatomy.declaration import ByFlag, ExpertsShape, FeedForwardShape, Placement, Shape
+from pomona.anatomy.declaration import ByFlag, ExpertsShape, FeedForwardShape, HeadShape, Placement, Shape
 from pomona.anatomy.registry import known_shapes
 from pomona.ground.errors import ConfigError, UnsupportedModel, did_you_mean
 
@@ -23,6 +23,7 @@ MEANING = {
     "layernorm": "norms with mean removal (LayerNorm)",
     "gated_ffn": "a feed-forward with a gate",
     "plain_ffn": "a feed-forward without a gate",
+    "layer_scale": "a learned factor for each feature that a block adds",
     "experts": "feed-forwards among which a router chooses",
     "dense_ffn": "feed-forwards that every token goes through",
     "rotary": "rotary positions",
@@ -36,7 +37,14 @@ MEANING = {
     "softcap": "scores that a tanh keeps below a limit",
     "linear_bias": "biases in linear maps",
     "fused_projections": "several linear maps stored in one parameter",
-    "head": "a head that maps hidden states to logits",
+    "blockwise": "blocks that follow one another with nothing in between",
+    "free_residual": "hidden features that can change places",
+    "token_embedding": "a table of token embeddings",
+    "vision": "images or videos as inputs",
+    "audio": "sounds as inputs",
+    "class_token": "a learned token before those made of the input",
+    "head": "a head that maps hidden states to logits over the vocabulary",
+    "classifier": "a head that maps hidden states to logits over labels",
     "linear_head": "a head that is one linear map of the hidden states",
     "tied_head": "a head that shares the token embedding's parameter",
     "untied_head": "a head with a parameter of its own",
@@ -50,7 +58,10 @@ MEANING = {
 def capabilities_of(body: Anatomy) -> frozenset[str]:
     """The capabilities of a bound model, derived from its parts."""
     blocks, stacks = body.blocks, body.stacks
-    linear_head = body.head is not None and not body.has_transform
+    head, embedding = body.head, body.embedding
+    over_words = head is not None and head.axes[0].spaces == (body.vocabulary,)
+    tied = head is not None and embedding is not None and head.parameter is embedding.parameter
+    modalities = {given.modality for given in body.shape.inputs}
     facts = {
         "pre_norm": all(block.placement == "pre" for block in blocks),
         "post_norm": all(block.placement == "post" for block in blocks),
@@ -62,11 +73,13 @@ def capabilities_of(body: Anatomy) -> frozenset[str]:
         "layernorm": all(norm.kind == "layer" for block in blocks for norm in block.norms()),
         "gated_ffn": all(block.ffn.gate is not None for block in blocks),
         "plain_ffn": all(block.ffn.gate is None for block in blocks),
+        "layer_scale": any(block.scale_ffn is not None for block in blocks),
         "experts": any(block.ffn.experts is not None for block in blocks),
         "dense_ffn": all(block.ffn.experts is None for block in blocks),
         "rotary": body.shape.positions == "rotary",
         "learned_positions": body.positions is not None,
-        "relative_bias": body.shape.positions == "relative_bias",
+        "relative_bias": any(stack.bias_table is not None for stack in stacks)
+        or any(block.attention.bias_table is not None for block in blocks),
         "causal": len(stacks) == 1 and stacks[0].causal,
         "bidirectional": len(stacks) == 1 and not stacks[0].causal,
         "grouped_query": any(b.attention.num_kv_heads < b.attention.num_heads for b in blocks),
@@ -75,10 +88,17 @@ def capabilities_of(body: Anatomy) -> frozenset[str]:
         "softcap": any(block.attention.softcap is not None for block in blocks),
         "linear_bias": any(weight.bias is not None for block in blocks for weight in block.weights()),
         "fused_projections": any(weight.fused for block in blocks for weight in block.weights()),
-        "head": body.head is not None,
-        "linear_head": linear_head,
-        "tied_head": body.head is not None and body.head.parameter is body.embedding.parameter,
-        "untied_head": body.head is not None and body.head.parameter is not body.embedding.parameter,
+        "blockwise": not any(stack.interrupted for stack in stacks),
+        "free_residual": not any(fast.space == "residual" for fast in body.fast),
+        "token_embedding": embedding is not None,
+        "vision": "vision" in modalities,
+        "audio": "audio" in modalities,
+        "class_token": "class_token" in body.around,
+        "head": over_words,
+        "classifier": head is not None and not over_words,
+        "linear_head": over_words and not body.has_transform,
+        "tied_head": over_words and tied,
+        "untied_head": over_words and not tied,
         "cross_attention": any(block.cross_attention is not None for block in blocks),
         "encoder_decoder": len(stacks) > 1,
         "single_stack": len(stacks) == 1,
@@ -125,6 +145,7 @@ def _may_have(shape: Shape, capability: str) -> bool:
     ffns = [f for block in blocks for f in (block.ffn if isinstance(block.ffn, tuple) else (block.ffn,))]
     single = len(shape.stacks) == 1
     causal = shape.stacks[0].causal
+    over_words = shape.head is not None and shape.head.outputs == "vocabulary"
 
     def placed(*names: Placement) -> bool:
         chosen = [(p.yes, p.no) if isinstance(p, ByFlag) else (p,) for p in (block.placement for block in blocks)]
@@ -145,13 +166,20 @@ def _may_have(shape: Shape, capability: str) -> bool:
         "dense_ffn": any(isinstance(ffn, FeedForwardShape) for ffn in ffns),
         "rotary": shape.positions == "rotary",
         "learned_positions": shape.positions == "learned",
-        "relative_bias": shape.positions == "relative_bias",
+        "relative_bias": any(stack.bias_table or stack.block.attention.bias_table for stack in shape.stacks),
+        "layer_scale": any(block.scale_ffn is not None for block in blocks),
+        "blockwise": all(stack.between is None for stack in shape.stacks),
+        "free_residual": not any(fast.space == "residual" for fast in shape.fast),
+        "token_embedding": shape.embedding is not None,
+        "vision": any(given.modality == "vision" for given in shape.inputs),
+        "audio": any(given.modality == "audio" for given in shape.inputs),
+        "class_token": any(part.role == "class_token" for part in shape.around),
         "causal": single and causal is not False,
         "bidirectional": single and causal is not True,
         "query_key_norm": all(block.attention.query_norm is not None for block in blocks),
         "softcap": any(block.attention.softcap is not None for block in blocks),
-        "head": shape.head is not None,
-        "linear_head": shape.head is not None and shape.head.transform is None and shape.head.softcap is None,
+        "head": over_words,
+        "linear_head": over_words and shape.head == HeadShape(path=shape.head.path if shape.head else ""),
         "cross_attention": any(block.cross_attention is not None for block in blocks),
         "encoder_decoder": not single,
         "single_stack": single,

@@ -10,8 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pomona.anatomy.surroundings import Fast, Input, Part
+
 NormKind = Literal["rms", "layer"]
 Placement = Literal["pre", "post", "sandwich", "output", "parallel"]
+Positions = Literal["rotary", "learned", "relative_bias", "disentangled", "convolution", "computed"]
+"""Turned features; a table that is added; a table of score biases; scores against projected relative positions; a
+convolution over hidden states; numbers that are added and have no parameters."""
+Pool = Literal["tokens", "first", "mean", "own", "made", "first and made"]
+"""Every token by itself; the first; the mean of all, of the stem's own (a class token), of those made of the input; the
+first beside the mean of those made of the input."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,9 @@ class ByFlag:
 
 @dataclass(frozen=True)
 class Factor:
-    """A number that the model multiplies by: a configuration value to some power."""
+    """A number that the model multiplies by: a configuration value (or a number) to some power."""
 
-    of: str
+    of: str | float
     """Name of a configuration field; "hidden_size" and "head_dim" are meant as `Fields` names them."""
     power: float = 1.0
     when: str | None = None
@@ -60,6 +68,12 @@ class AttentionShape:
     key_norm: str | None = None
     bias_table: str | None = None
     """Learned bias of the scores by relative position: an embedding (bucket, head)."""
+    position_query: str | None = None
+    position_key: str | None = None
+    """Projections of relative positions, compared with the keys and queries of tokens."""
+    position_kinds: str | None = None
+    """Configuration field: a list with the kinds of scores between tokens and relative positions, each named a2b. All
+    scores are divided by the root of one more than their number."""
     scaling: Factor | float = Factor("head_dim", -0.5)
     """Factor of the scores."""
     scaling_by_depth: str | None = None
@@ -127,6 +141,9 @@ class BlockShape:
     """Norms multiply by offset + gain; also those around the blocks."""
     branch_scale: Factor | None = None
     """Factor of what attention and feed-forward add."""
+    scale_attention: str | None = None
+    scale_ffn: str | None = None
+    """Parameters (residual) by which what they add is multiplied, feature by feature (LayerScale)."""
     returns: int = 0
     """0 when a block returns the hidden states alone, else the length of the tuple that they lead."""
     carries: tuple[tuple[int, str], ...] = ()
@@ -151,10 +168,18 @@ class StackShape:
     tables: tuple[tuple[str, str], ...] = ()
     """Further tables that are added to the token embedding: (path, name of the space of their rows)."""
     embedding_norm: str | None = None
+    embedding_norm_over: str = "residual"
+    """Space of that norm's gain; "a|b" is the first that the model has."""
+    bias_table: str | None = None
+    """A table of score biases by relative position (bucket, head) that all blocks share."""
+    between: str | None = None
+    """A module that the forward calls between two blocks. Where it exists, blocks cannot be walked one by one."""
     causal: bool | str = True
     """True, False, or the name of a configuration flag."""
     count: str = "num_hidden_layers"
     """Name of the configuration field that holds the number of blocks."""
+    fields: Fields | None = None
+    """Names in the configuration, where they are not those of the whole model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +187,18 @@ class HeadShape:
     """What maps hidden states to logits."""
 
     path: str
+    outputs: str = "vocabulary"
+    """Name of the space of the logits: vocabulary, or label."""
+    features: str = "residual"
+    """Name of the space that the linear map reads; "a|b" is the first that the model has."""
+    pool: Pool | None = "tokens"
+    """What it is computed from; None: from something that only the model's own forward makes."""
+    module: str | None = None
+    """The module that computes all of it, when that is more than `transform` followed by `path`."""
+    bias: str | None = None
+    """A parameter that is its bias, when the linear module has none of its own."""
+    added: str | None = None
+    """A buffer that is added to the logits."""
     transform: str | None = None
     """Module between hidden states and head; its parts follow."""
     transform_linear: str | None = None
@@ -186,7 +223,7 @@ class Fields:
     """Absent or None: hidden_size / heads."""
     feed_forward: str = "intermediate_size"
     """Absent or None: 4 * hidden_size."""
-    vocabulary: str = "vocab_size"
+    vocabulary: str | None = "vocab_size"
     max_positions: str | None = "max_position_embeddings"
     window: str | None = "sliding_window"
     per_block: tuple[str, ...] = ("layer_types", "no_rope_layers")
@@ -207,19 +244,38 @@ class Shape:
     Args:
         name: unique name of the shape.
         model_types: values of the configuration's `model_type` for which it is known to hold.
-        embedding: path of the token embedding from the body.
+        embedding: path of the token embedding from the body; None for a model that does not start from tokens.
         stacks: one, or encoder and decoder.
         head: how logits are made, or None when the body has none.
         positions: how tokens know their places.
         fields: names in the configuration.
         embedding_scale: factor of the token embeddings, rounded to their dtype.
+        embedding_features: space of the features of embeddings, when a projection follows them.
+        around: what else lies around the blocks, their paths from the body or else from the whole model.
+        inputs: what the model takes besides token ids.
+        classifiers: heads of other classes of the family; the first whose modules are there, when `head` is not.
+        fast: spaces that cannot be permuted, and why.
+        when: configuration fields and the values that they must have.
+        body: path of the body in a model with several towers; None: the model's own base model.
+        beside: names of the shapes of the other towers.
     """
 
     name: str
     model_types: tuple[str, ...]
-    embedding: str
+    embedding: str | None
     stacks: tuple[StackShape, ...]
     head: HeadShape | None
-    positions: Literal["rotary", "learned", "relative_bias"]
+    positions: Positions
     fields: Fields = field(default_factory=Fields)
     embedding_scale: Factor | None = None
+    embedding_features: str = "residual"
+    around: tuple[Part, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    classifiers: tuple[HeadShape, ...] = tuple(
+        HeadShape(path=path, outputs="label", features="pooled|residual", pool=None)
+        for path in ("classifier", "score", "qa_outputs")
+    )
+    fast: tuple[Fast, ...] = ()
+    when: tuple[tuple[str, object], ...] = ()
+    body: str | None = None
+    beside: tuple[str, ...] = ()

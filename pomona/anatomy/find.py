@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pomona.anatomy.declaration import Factor, Fused, NormKind, Shape, Storage
@@ -18,7 +18,11 @@ class Finder:
     """Finds the parts of one model by the paths of one declaration."""
 
     def __init__(self, model: Any, shape: Shape) -> None:
-        self.model, self.shape, self.config = model, shape, model.config
+        self.model, self.shape = model, shape
+        tower = None if shape.body is None else self.find("", shape.body)
+        self.body: nn.Module = model.base_model if tower is None else tower[1]
+        self.body_path = next(name for name, module in model.named_modules() if module is self.body)
+        self.config = model.config if tower is None else tower[1].config
 
     # ---- configuration
 
@@ -40,7 +44,9 @@ class Finder:
         if declared.when is not None and not self.field(declared.when, False):
             return 1.0
         fields = self.shape.fields
-        if declared.of == "head_dim" and head_dim is not None:
+        if not isinstance(declared.of, str):
+            base = declared.of
+        elif declared.of == "head_dim" and head_dim is not None:
             base = float(head_dim)
         else:
             base = float(self.field(fields.hidden_size if declared.of == "hidden_size" else declared.of))
@@ -62,6 +68,12 @@ class Finder:
             except AttributeError:
                 continue
         return None
+
+    def has(self, base: str, path: str) -> bool:
+        """Whether a module or a tensor is at a path below the module `base`."""
+        parent, _, attribute = path.rpartition(".")
+        found = self.find(base, parent)
+        return found is not None and isinstance(getattr(found[1], attribute, None), nn.Module | Tensor)
 
     def need(self, base: str, paths: str) -> tuple[str, nn.Module]:
         """`find`, or a refusal."""
@@ -152,20 +164,47 @@ class Finder:
             beside=beside,
         )
 
-    def table(
-        self, role: str, base: str, at: str, rows: Space | str, features: tuple[Space, ...] | None = None
-    ) -> Weight:
+    def parameter(self, base: str, paths: str) -> tuple[str, nn.Module, str] | None:
+        """Name, owner and attribute of the first parameter of "a|b": of the weight of a module, or itself at the path.
+
+        None when there is none and a trailing "?" allows for that.
+        """
+        for path in paths.removesuffix("?").split("|"):
+            found = self.find(base, path)
+            if found is not None and isinstance(getattr(found[1], "weight", None), nn.Parameter):
+                return join(found[0], "weight"), found[1], "weight"
+            parent, _, attribute = path.rpartition(".")
+            found = self.find(base, parent)
+            if found is not None and isinstance(getattr(found[1], attribute, None), nn.Parameter):
+                return join(found[0], attribute), found[1], attribute
+        if paths.endswith("?"):
+            return None
+        raise self.refusal(f"a parameter at {join(base, paths)}", "none")
+
+    def table(self, role: str, base: str, at: str, rows: Space | str, features: Axis) -> Weight | None:
         """A table that is looked up by index: (rows, features). Rows given by name take the stored number."""
-        path, module = self.need(base, at)
-        stored = tensor_of(module)
+        found = self.parameter(base, at)
+        if found is None:
+            return None
+        name, owner, attribute = found
+        stored: nn.Parameter = getattr(owner, attribute)
         if isinstance(rows, str):
-            rows = Space(rows, int(stored.shape[0]), path)
-        axes = (Axis((rows,)), Axis(features or (Space("residual", int(self.field(self.shape.fields.hidden_size))),)))
-        return Weight(role=role, name=join(path, "weight"), owner=module, attribute="weight", axes=axes, kind="table")
+            rows = Space(rows, int(stored.shape[-2]), name.removesuffix(".weight"))
+        axes, folded = (Axis((rows,)), features), stored.dim() > 2
+        return Weight(role, name, owner, attribute, axes, "table", folded=folded)
+
+    def vector(self, role: str, base: str, at: str | None, over: Axis) -> Weight | None:
+        """A parameter with one side; None when it is not declared, or optional and absent."""
+        found = None if at is None else self.parameter(base, at)
+        if found is None:
+            return None
+        name, owner, attribute = found
+        return Weight(role, name, owner, attribute, (over,), "vector", folded=getattr(owner, attribute).dim() > 1)
 
     def norm(self, role: str, base: str, at: str | None, over: Axis, kind: NormKind, offset: float) -> Norm | None:
         """A norm with its gain over `over`; None when it is not declared, or optional and absent."""
-        if at is None or (at.endswith("?") and self.find(base, at) is None):
+        found = None if at is None else self.find(base, at)
+        if at is None or (at.endswith("?") and (found is None or isinstance(found[1], nn.Identity))):
             return None
         path, module = self.need(base, at)
         epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
@@ -210,6 +249,11 @@ def tensor_of(module: nn.Module) -> nn.Parameter:
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
     return weight
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is one linear map."""
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def outputs_of(module: nn.Module) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pomona.anatomy.space import Space
+from pomona.anatomy.space import INTERCHANGEABLE, Space
 from pomona.anatomy.weight import Weight
 from pomona.ground.errors import UnsupportedModel
 
@@ -16,15 +16,23 @@ if TYPE_CHECKING:
 
 
 def permutable(body: Anatomy, space: Space) -> bool:
-    """Whether a permutation of `space`, applied to all of its weights, leaves what the model computes unchanged.
+    """Whether a permutation of `space`, applied to all of its weights, leaves what the model computes unchanged."""
+    return hindrance(body, space) is None
 
-    Tables that are indexed from outside (vocabulary, positions, token types, distances) are not; neither are the
-    features of queries and keys under rotary positions, which turn them in fixed pairs.
+
+def hindrance(body: Anatomy, space: Space) -> str | None:
+    """What stands against permuting a space: half a sentence, or None when its coordinates are interchangeable.
+
+    Tables that are indexed from outside (vocabulary, positions, token types, distances) are fixed; so are features of
+    queries and keys under rotary positions, which turn them in fixed pairs, and what the declaration says to be `Fast`.
     """
+    if space.name not in INTERCHANGEABLE:
+        return "its coordinates are told apart from outside"
     if space.name == "head_dim":
         attentions = (a for block in body.blocks for a in (block.attention, block.cross_attention))
-        return not any(a.rotary for a in attentions if a is not None and a.head_dim == space)
-    return space.name in {"residual", "head", "kv_head", "value_dim", "feed_forward", "expert"}
+        if any(a.rotary for a in attentions if a is not None and a.head_dim == space):
+            return "rotary positions turn its features in fixed pairs"
+    return next((fast.why for fast in body.fast if fast.space == space.name), None)
 
 
 def permute_(body: Anatomy, space: Space, order: Tensor) -> None:
@@ -36,12 +44,15 @@ def permute_(body: Anatomy, space: Space, order: Tensor) -> None:
         UnsupportedModel: the model computes something else after a permutation of this space. Nothing was changed.
         ValueError: not a permutation, or one that mixes groups.
     """
-    if not permutable(body, space):
+    found = hindrance(body, space)
+    if found is None and space == body.residual and body.unseen:
+        found = f"parameters that the declaration does not cover may read it: {', '.join(body.unseen[:3])}"
+    if found is not None:
         raise UnsupportedModel(
             f"{space} of {type(body.model).__name__} cannot be permuted (nothing was changed)",
             needs="a space whose coordinates are interchangeable",
-            found=space.name,
-            do="choose residual, head, kv_head, value_dim, feed_forward or expert",
+            found=found,
+            do=f"choose one of {', '.join(sorted({s.name for s in body.spaces() if permutable(body, s)}))}",
         )
     if not body.members(space):
         raise ValueError(f"no weight of {type(body.model).__name__} names {space}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from typing import Any
 
 from pomona.anatomy import shapes
 from pomona.anatomy.declaration import Shape
@@ -53,8 +54,25 @@ def shape_named(name: str) -> Shape:
 
 
 def shape_of(model_type: str) -> Shape | None:
-    """The declaration for a `model_type`, or None."""
+    """The declaration for a `model_type`, or None; of several, the one that was registered last."""
     return next((s for s in reversed(known_shapes().values()) if model_type in s.model_types), None)
+
+
+def shapes_of(config: Any) -> list[Shape]:
+    """The declarations for a configuration, those registered last first; several for models with several towers."""
+    model_type = str(getattr(config, "model_type", ""))
+    return [
+        shape
+        for shape in reversed(known_shapes().values())
+        if model_type in shape.model_types and all(getattr(config, name, None) == value for name, value in shape.when)
+    ]
+
+
+def shapes_for(model: Any) -> list[Shape]:
+    """The declarations for a model: of its configuration, those whose tower it has."""
+    fitting = shapes_of(model.config)
+    here = [shape for shape in fitting if shape.body is not None and hasattr(model, shape.body)]
+    return here or fitting
 
 
 def unknown(model_name: str, model_type: str, fitting: list[str]) -> UnsupportedModel:

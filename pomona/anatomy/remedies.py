@@ -17,6 +17,7 @@ REMEDIES = {
     "gradients": "no gradient reaches this part and it was not proven idle: it is not what it is declared to be",
     "rescaling": "a norm has other readers than is declared: a further reader, or a placement of another kind",
     "spaces": "two weights that share a space are declared with different ones, or one more weight has this space",
+    "fast": "nothing stands against permuting this space: leave the hindrance out of the declaration",
     "annotations": "leaving this weight out of its space went unnoticed: it is not what it is declared to be",
     "blocks": "blocks depend on their place or on one another: declare fixed_depth or what a block carries to the next",
     "walk": "a block gets more than hidden states from the one before: declare returns and carries",

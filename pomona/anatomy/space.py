@@ -13,6 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+INTERCHANGEABLE = frozenset(
+    {
+        "residual",
+        "head",
+        "kv_head",
+        "head_dim",
+        "value_dim",
+        "feed_forward",
+        "expert",
+        "embedding",
+        "pooled",
+        "channel",
+    }
+)
+"""Names of the spaces whose coordinates may change places, unless something in a model stands against it."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -20,7 +36,9 @@ class Space:
 
     Args:
         name: residual, head, kv_head, head_dim (features that queries and keys compare), value_dim (features that
-            values carry to the output projection), feed_forward, vocabulary, position, token_type, bucket.
+            values carry to the output projection), feed_forward, expert; outside of the blocks embedding, pooled,
+            channel (all of these are interchangeable); vocabulary, position, token_type, bucket, distance,
+            label, pixel, tap and others that are told apart from outside.
         size: number of coordinates.
         scope: the part of the model in which it lives: "" for all of it, else as "decoder.blocks.3.attention".
         parent: a coarser space whose coordinates own equal runs of this one: a key-value head owns its query heads.

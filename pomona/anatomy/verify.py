@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pomona.anatomy import probes
-from pomona.anatomy.body import Anatomy
+from pomona.anatomy.body import Anatomy, towers
 from pomona.anatomy.declaration import Shape
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes import Check
 from pomona.anatomy.walk import BlockWalk
 from pomona.ground.errors import PomonaError, UnsupportedModel
@@ -55,7 +56,7 @@ class Verification:
 
 
 def verify(model: Any, shape: str | Shape | None = None) -> Verification:
-    """Try whether the anatomy of `model` tells the truth; `model` is left as it is.
+    """Try whether the anatomy of `model` tells the truth, each tower's in turn; `model` is left as it is.
 
     Every probe works on a float64 copy with other weights, so the model should be small: what is proven is its class
     and its configuration's options. About a second for two blocks of width 32.
@@ -65,8 +66,10 @@ def verify(model: Any, shape: str | Shape | None = None) -> Verification:
     Raises:
         UnsupportedModel: the declaration does not even find the parts.
     """
-    body = probes.enlarged_copy(model, shape)
-    return Verification(type(model).__name__, body.shape.name, tuple(experiments(body)))
+    names = list(towers(model)) if shape is None else [shape]
+    bodies = [probes.enlarged_copy(model, name) for name in names]
+    checks = [check for body in bodies for check in experiments(body)]
+    return Verification(type(model).__name__, " and ".join(body.shape.name for body in bodies), tuple(checks))
 
 
 def verify_weights(body: Anatomy) -> Verification:
@@ -85,8 +88,12 @@ def experiments(body: Anatomy, chosen: Sequence[Probe] = probes.PROBES) -> Itera
         except IMPOSSIBLE as error:
             yield Check(probe.__name__.removeprefix("probe_"), "the experiment", False, f"impossible: {error}")
     try:
-        with BlockWalk(body, [probes.probe_inputs(body)]):
+        with BlockWalk(body, [example_inputs(body)]):
             found = "equal to the full forward"
     except UnsupportedModel as error:
         found = str(error.found)
-    yield Check("walk", "all blocks, one after another", found.startswith("equal"), found)
+    walked = found.startswith("equal")
+    if "blockwise" not in body.capabilities:
+        yield Check("walk", "refused where something lies between blocks", not walked, found)
+    else:
+        yield Check("walk", "all blocks, one after another", walked, found)

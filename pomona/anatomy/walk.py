@@ -91,6 +91,7 @@ class BlockWalk:
 
     def __enter__(self) -> Self:
         self._training = self.body.model.training
+        self.body.require("blockwise", method="a walk block by block")
         self.body.model.eval()
         self._verify()
         return self

@@ -53,6 +53,7 @@ class Weight:
         runs: which of the stored outputs are this weight's, when several are fused in one parameter.
         expert: which of the maps of a parameter with three axes.
         beside: all maps of a parameter with three axes, their inputs one after another.
+        folded: stored with more axes: leading ones of size 1 (a token), or kernel axes, which count as inputs.
         bias: the bias that is added to a linear map's outputs.
     """
 
@@ -66,6 +67,7 @@ class Weight:
     runs: Runs | None = None
     expert: int | None = None
     beside: bool = False
+    folded: bool = False
     bias: Weight | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +105,7 @@ class Weight:
     @property
     def routed(self) -> bool:
         """True for the maps of experts."""
-        return self.parameter.dim() == 3
+        return self.parameter.dim() == 3 and not self.folded
 
     @property
     def rows(self) -> slice | Tensor | None:
@@ -128,7 +130,7 @@ class Weight:
         """Replace the entries by `values` (canonical shape; any float dtype, converted to the parameter's own)."""
         if tuple(values.shape) != self.shape:
             raise ValueError(f"{self.role} has shape {self.shape}, not {tuple(values.shape)}")
-        split = self._split(self.parameter)
+        split = self.parameter if self.folded else self._split(self.parameter)
         split.copy_(values.reshape(split.shape))
 
     def canonical(self, stored: Tensor) -> Tensor:
@@ -141,10 +143,14 @@ class Weight:
 
     def apply(self, inputs: Tensor) -> Tensor:
         """(..., outputs) of (..., inputs): what this linear map alone computes, bias included, differentiable."""
-        if self.kind != "linear":
-            raise ValueError(f"{self.role} is a {self.kind}, not a linear map")
+        if self.kind != "linear" or self.folded:
+            raise ValueError(f"{self.role} is a {'convolution' if self.folded else self.kind}, not a linear map")
         bias = None if self.bias is None else self.bias.canonical(self.bias.parameter)
         return nn.functional.linear(inputs, self.canonical(self.parameter), bias)
+
+    def weights(self) -> list[Weight]:
+        """Itself and, where there is one, its bias."""
+        return [self] if self.bias is None else [self, self.bias]
 
     def bias_read(self) -> Tensor | None:
         """The bias as (outputs,), detached, or None."""
@@ -152,6 +158,9 @@ class Weight:
 
     def _split(self, stored: Tensor) -> Tensor:
         """A view of `stored` whose axes are the canonical ones, some of them in two parts."""
+        if self.folded:
+            leading = tuple(range(stored.dim() - len(self.axes)))
+            return stored.flatten(1) if self.kind == "linear" else stored.squeeze(leading)
         if self.transposed:
             stored = stored.transpose(-1, -2)
         if self.expert is not None:
@@ -166,7 +175,7 @@ class Weight:
 
     def _merged(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The canonical shape of a `_split` of these sizes."""
-        if len(sizes) == len(self.axes):
+        if len(sizes) == len(self.axes) or self.folded:
             return sizes
         return (sizes[0], sizes[1] * sizes[2]) if self.beside else (sizes[0] * sizes[1], *sizes[2:])
 

@@ -28,7 +28,11 @@ def print_anatomy(name: str, tokens: int) -> None:
     from pomona import anatomy
     from pomona.anatomy.specimen import config_of, meta_model
 
-    body = anatomy.of(meta_model(config_of(name)))
+    for body in anatomy.towers(meta_model(config_of(name))).values():
+        _print_body(body, tokens)
+
+
+def _print_body(body: Anatomy, tokens: int) -> None:
     out = output()
     out.print(Text(f"{type(body.model).__name__} (shape {body.shape.name})", "bold"))
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
@@ -46,9 +50,14 @@ def print_anatomy(name: str, tokens: int) -> None:
 
 def rows_of(body: Anatomy) -> Iterator[Row]:
     """(part, axes, size, where it is stored) of every part; equal blocks in a row are told once."""
-    yield _row(body.embedding, "", 0)
+    from pomona.anatomy import Weight
+
+    if body.embedding is not None:
+        yield _row(body.embedding, "", 0)
+    for role, part in body.around.items():
+        yield from [_row(part, "", 0)] if isinstance(part, Weight) else _norm(part, role, "", 0)
     for stack in body.stacks:
-        for table in (stack.positions, *stack.tables):
+        for table in (stack.positions, stack.bias_table, *stack.tables):
             if table is not None:
                 yield _row(table, "", 0)
         yield from _norm(stack.embedding_norm, "embedding_norm", "", 0)
@@ -69,12 +78,16 @@ def _block(equal: list[Block]) -> Iterator[Row]:
     yield from _norm(first.norm_attention, "norm_attention", base, 1)
     yield from _attention(first.attention, "attention", base)
     yield from _norm(first.norm_attention_out, "norm_attention_out", base, 1)
+    if first.scale_attention is not None:
+        yield _row(first.scale_attention, base, 1)
     if first.cross_attention is not None:
         yield from _norm(first.norm_cross, "norm_cross", base, 1)
         yield from _attention(first.cross_attention, "cross_attention", base)
     yield from _norm(first.norm_ffn, "norm_ffn", base, 1)
     yield from _ffn(first.ffn, "ffn", base)
     yield from _norm(first.norm_ffn_out, "norm_ffn_out", base, 1)
+    if first.scale_ffn is not None:
+        yield _row(first.scale_ffn, base, 1)
 
 
 def _attention(attention: Attention, role: str, base: str) -> Iterator[Row]:
@@ -201,14 +214,18 @@ def print_verification(name: str, found: Verification, seconds: float) -> None:
 
 def _rows(shape: str | None) -> list[str]:
     """The names of the tiny models, of one shape or of all."""
+    from transformers import AutoConfig
+
     from pomona.anatomy import known_shapes
-    from pomona.anatomy.registry import shape_of
+    from pomona.anatomy.registry import shapes_of
     from pomona.anatomy.tiny import TINY
 
     if shape is not None and shape not in known_shapes():
         raise ConfigError(f"there is no shape {shape!r}", do=did_you_mean(shape, known_shapes()))
-    of_row = {name: shape_of(row.model_type) for name, row in TINY.items()}
-    return [name for name, found in of_row.items() if shape is None or (found is not None and found.name == shape)]
+    if shape is None:
+        return list(TINY)
+    configs = {name: AutoConfig.for_model(row.model_type, **row.settings) for name, row in TINY.items()}
+    return [name for name, config in configs.items() if any(found.name == shape for found in shapes_of(config))]
 
 
 def _check_weights(name: str, shape: str | None) -> bool:

@@ -33,7 +33,7 @@ def block_diagonal_mask(documents_BT: Tensor, body: Anatomy) -> Tensor:
     seen = (documents_BT.unsqueeze(2) == documents_BT.unsqueeze(1)).unsqueeze(1)
     if kernel_of(body) != "eager":
         return seen
-    dtype = body.embedding.parameter.dtype  # the textbook kernel adds the mask to the scores
+    dtype = body.dtype  # the textbook kernel adds the mask to the scores
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
 
 

@@ -61,7 +61,7 @@ def plan_of(loaded: LoadedModel) -> Plan:
     if len(sizes) > 1 or len(scalings) > 1:
         raise NoNativeStep("the compiled decoding step needs blocks of equal sizes and scaling")
     heads, kv_heads, head_dim, _ = sizes.pop()
-    assert stack.final_norm is not None and body.head is not None
+    assert stack.final_norm is not None and body.head is not None and body.embedding is not None
 
     def linear(weight: Weight) -> Linear:
         bias = None if weight.bias is None else loaded.tensor(weight.bias)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pomona.anatomy.probes.check import DIFFERENT, EQUAL, Check, difference
 from pomona.anatomy.probes.depth import probe_blocks
 from pomona.anatomy.probes.experts import probe_experts
-from pomona.anatomy.probes.lab import enlarged_copy, normalize, outputs_of, probe_inputs
+from pomona.anatomy.probes.lab import enlarged_copy, normalize, outputs_of
 from pomona.anatomy.probes.maps import probe_norms, probe_weights
 from pomona.anatomy.probes.numbers import (
     probe_embedding,
@@ -22,7 +22,7 @@ from pomona.anatomy.probes.numbers import (
 from pomona.anatomy.probes.placement import probe_placement
 from pomona.anatomy.probes.roles import probe_roles
 from pomona.anatomy.probes.scores import probe_rotary, probe_scores
-from pomona.anatomy.probes.symmetry import probe_annotations, probe_rescaling, probe_spaces
+from pomona.anatomy.probes.symmetry import probe_annotations, probe_fast, probe_rescaling, probe_spaces
 
 PROBES = (
     probe_forward,
@@ -37,6 +37,7 @@ PROBES = (
     probe_rotary,
     probe_experts,
     probe_spaces,
+    probe_fast,
     probe_blocks,
     probe_gradients,
     probe_rescaling,
@@ -53,7 +54,6 @@ __all__ = [
     "normalize",
     "outputs_of",
     "probe_forward",
-    "probe_inputs",
     "probe_sizes",
     "probe_spaces",
 ]

@@ -7,20 +7,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from pomona.anatomy.body import Anatomy, of
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import Check, equal
-from pomona.anatomy.probes.lab import outputs_of, probe_inputs
+from pomona.anatomy.probes.lab import outputs_of
 from pomona.ground.errors import UnsupportedModel
 
 
 def probe_blocks(body: Anatomy) -> Iterator[Check]:
     """Deleting a block equals skipping it, also in a model that is made anew from the configuration."""
-    if len(body.stacks) > 1 or len(body.blocks) < 2:
+    if len(body.stacks) > 1 or len(body.blocks) < 2 or "blockwise" not in body.capabilities:
         return
-    inputs = probe_inputs(body)
+
+    def skip(module: nn.Module, args: Any, output: Any) -> Any:
+        return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+
+    inputs = example_inputs(body)
     for block in body.blocks:
-        handle = block.module.register_forward_hook(lambda module, args, output: args[0])
+        handle = block.module.register_forward_hook(skip)
         skipped = outputs_of(body, inputs)
         handle.remove()
         shorter = of(copy.deepcopy(body.model), body.shape)

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from pomona.anatomy.block import Block, FeedForward
 from pomona.anatomy.body import Anatomy
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import DIFFERENT, EQUAL, Check, difference, equal
-from pomona.anatomy.probes.lab import outputs_of, probe_inputs, replaced
+from pomona.anatomy.probes.lab import outputs_of, replaced
 from pomona.anatomy.taps import hidden_of, tap_inputs
 from pomona.anatomy.weight import Weight
 
 
 def probe_experts(body: Anatomy) -> Iterator[Check]:
     """A token uses the experts with the largest router outputs, as many as declared; `up` acts linearly, `gate` not."""
-    inputs = probe_inputs(body)
+    inputs = example_inputs(body)
     for block in body.blocks:
         ffn = block.ffn
         if ffn.router is None:

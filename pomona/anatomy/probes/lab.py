@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pomona.anatomy.block import Attention, Block
 from pomona.anatomy.body import Anatomy, of
@@ -42,21 +42,18 @@ def enlarged_copy(model: Any, shape: Shape | str | None = None, seed: int = 0) -
     return body
 
 
-def probe_inputs(body: Anatomy, batch: int = 2, tokens: int = 12, seed: int = 1) -> dict[str, Tensor]:
-    """Random token ids; for a decoder of its own another, shorter sequence."""
-    tokens = min(tokens, body.max_positions or tokens)
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(body.vocab_size, (batch, tokens), generator=generator)
-    if len(body.stacks) == 1:
-        return {"input_ids": ids}
-    return {"input_ids": ids, "decoder_input_ids": torch.randint(body.vocab_size, (batch, 7), generator=generator)}
+def answers_of(body: Anatomy, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """The model's own logits, or what it makes of several towers, or its hidden states when it has no head."""
+    output = body.model(**inputs)
+    logits = [value for name, value in output.items() if "logits" in name or name in ("image_embeds", "text_embeds")]
+    return logits or [output[0]]
 
 
+@torch.no_grad()
 def outputs_of(body: Anatomy, inputs: dict[str, Tensor]) -> Tensor:
-    """The model's own logits, or its hidden states when it has no head."""
-    with torch.no_grad():
-        output: Tensor = body.hidden(**inputs) if body.head is None else body.model(**inputs).logits
-    return output
+    """What the model answers; several tensors are put in a row."""
+    found = answers_of(body, inputs)
+    return found[0] if len(found) == 1 else torch.cat([value.flatten() for value in found])
 
 
 def read_by(body: Anatomy, reader: Weight, inputs: dict[str, Tensor]) -> Tensor:
@@ -75,11 +72,49 @@ def attentions_of(body: Anatomy) -> Iterator[tuple[Block, Attention, bool]]:
             yield block, block.cross_attention, True
 
 
-def lengths_of(body: Anatomy, block: Block, cross: bool, inputs: dict[str, Tensor]) -> tuple[int, int]:
+def lengths_of(body: Anatomy, attention: Attention, inputs: dict[str, Tensor]) -> tuple[int, int]:
     """Number of positions of the queries and of the keys of an attention."""
-    given = list(inputs.values())
-    own = given[1] if len(body.stacks) > 1 and block.kind == body.stacks[-1].name else given[0]
-    return own.shape[1], given[0].shape[1] if cross else own.shape[1]
+    batch = next(iter(inputs.values())).shape[0]
+    queries: list[Tensor] = []
+    keys: list[Tensor] = []
+    with tap_inputs(attention.query, queries.append), tap_inputs(attention.key, keys.append):
+        outputs_of(body, inputs)
+    return len(queries[0]) // batch, len(keys[0]) // batch
+
+
+def at_tokens(
+    change: Callable[[Tensor], Tensor], later: Callable[[Tensor], Tensor] = lambda rows: rows
+) -> Callable[[Tensor], Tensor]:
+    """`change` at the first call, `later` at those that follow: some maps project relative positions after tokens."""
+    calls = 0
+
+    def changed(rows: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return change(rows) if calls == 1 else later(rows)
+
+    return changed
+
+
+@contextmanager
+def freed(body: Anatomy) -> Iterator[None]:
+    """Within the block, nothing stands against permuting a space: modules give zeros, constants are zero."""
+    declared = body.fast
+    with ExitStack() as stack:
+        for fast in declared:
+            parent, _, attribute = fast.path.rpartition(".")
+            owner = body.base.get_submodule(parent)
+            held = getattr(owner, attribute)
+            if isinstance(held, nn.Module):
+                stack.callback(held.register_forward_hook(lambda module, args, output: output * 0).remove)
+            else:
+                stack.callback(setattr, owner, attribute, held)
+                setattr(owner, attribute, held * 0)
+        body.fast = []
+        try:
+            yield
+        finally:
+            body.fast = declared
 
 
 def normalize(norm: Norm, x: Tensor) -> Tensor:
@@ -103,8 +138,9 @@ def replaced(*changes: tuple[Weight, Tensor]) -> Iterator[None]:
             weight.write_(values)
 
 
-def has_no_effect(body: Anatomy, weight: Weight, inputs: dict[str, Tensor], expected: Tensor) -> bool:
+def has_no_effect(body: Anatomy, weight: Weight, inputs: dict[str, Tensor]) -> bool:
     """Whether the outputs are the same for other random values of a weight: it is a true invariance of the model."""
+    expected = outputs_of(body, inputs)
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     with replaced((weight, weight.read() + noise)):
         return difference(outputs_of(body, inputs), expected) < EQUAL

@@ -8,25 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from pomona.anatomy.body import Anatomy
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import EQUAL, Check, difference, equal
-from pomona.anatomy.probes.lab import normalize, outputs_of, probe_inputs
+from pomona.anatomy.probes.lab import normalize, outputs_of
 from pomona.anatomy.taps import tap_inputs, tap_outputs
+from pomona.anatomy.weight import Norm
 
 
 def probe_weights(body: Anatomy) -> Iterator[Check]:
     """A linear map, read in canonical orientation, gives its module's outputs for its module's inputs."""
-    inputs = probe_inputs(body)
+    inputs = example_inputs(body)
     for weight in body.weights():
         if weight.routed:
             continue  # the maps of experts are no modules; `probe_experts` tries them
         seen: list[Tensor] = []
         with tap_inputs(weight, seen.append), tap_outputs(weight, seen.append):
             outputs_of(body, inputs)
-        if len(seen) != 2:
-            yield Check("weights", weight.name, False, f"{len(seen) // 2} calls in one forward pass")
-            continue
-        found = nn.functional.linear(seen[0].detach(), weight.read(), weight.bias_read())
-        yield equal("weights", f"{weight.name} ({weight.role})", found, seen[1].detach())
+        given, got = torch.cat(seen[::2]).detach(), torch.cat(seen[1::2]).detach()
+        found = nn.functional.linear(given, weight.read(), weight.bias_read())
+        yield equal("weights", f"{weight.name} ({weight.role})", found, got)
 
 
 def probe_norms(body: Anatomy) -> Iterator[Check]:
@@ -34,6 +34,7 @@ def probe_norms(body: Anatomy) -> Iterator[Check]:
     norms = [norm for block in body.blocks for norm in block.norms()]
     for stack in body.stacks:
         norms += [norm for norm in (stack.embedding_norm, stack.final_norm) if norm is not None]
+    norms += [part for part in body.around.values() if isinstance(part, Norm)]
     for norm in norms:
         # Small numbers, so that epsilon matters.
         x = 1e-2 * torch.randn(5, norm.gain.shape[0], dtype=torch.float64) + 3e-3

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pomona.anatomy.body import Anatomy
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import Check, equal
-from pomona.anatomy.probes.lab import has_no_effect, outputs_of, probe_inputs
+from pomona.anatomy.probes.lab import answers_of, has_no_effect, outputs_of
 from pomona.anatomy.taps import tap_inputs
 
 VANISHED = 1e-12
@@ -18,17 +19,19 @@ VANISHED = 1e-12
 
 def probe_forward(body: Anatomy) -> Iterator[Check]:
     """Hidden states and head, one after the other, give the model's logits."""
-    inputs = probe_inputs(body)
-    if body.head is not None:
+    inputs = example_inputs(body)
+    if body.head is not None and body.pool is not None:
         with torch.no_grad():
             found = body.logits(body.hidden(**inputs))
-        yield equal("forward", "logits of hidden states", found, outputs_of(body, inputs))
+            expected = next(answer for answer in answers_of(body, inputs) if answer.shape == found.shape)
+        yield equal("forward", "logits of hidden states", found, expected)
 
 
 def probe_embedding(body: Anatomy) -> Iterator[Check]:
     """What enters the first block is the scaled embedding, where nothing else is added."""
-    stack, inputs = body.stacks[0], probe_inputs(body)
-    if stack.positions is not None or stack.tables or stack.embedding_norm is not None:
+    stack, inputs = body.stacks[0], example_inputs(body)
+    alone = stack.positions is None and not stack.tables and stack.embedding_norm is None
+    if body.embedding is None or not alone or "embedding_projection" in body.around:
         return
     seen: list[Tensor] = []
     with tap_inputs(stack.blocks[0], seen.append):
@@ -39,8 +42,9 @@ def probe_embedding(body: Anatomy) -> Iterator[Check]:
 
 def probe_sizes(body: Anatomy) -> Iterator[Check]:
     """The configuration's numbers are those of the tensors, and every parameter is counted."""
-    fields, config = body.shape.fields, body.config
+    config = body.config
     for declared, stack in zip(body.shape.stacks, body.stacks, strict=True):
+        fields = declared.fields or body.shape.fields
         for block in stack.blocks:
             own, ffn = block.attention, block.ffn
             pairs = [
@@ -62,14 +66,14 @@ def probe_sizes(body: Anatomy) -> Iterator[Check]:
         count = getattr(config, declared.count)
         yield Check("sizes", f"{stack.path}: {declared.count}", count == len(stack.blocks), f"{count}")
     seen = {part.key: part.numel() for part in body.parts()}
-    unseen = sum(body.model.get_parameter(name).numel() for name in body.unseen)
+    unseen = sum(body.model.get_parameter(name).numel() for name in (*body.unseen, *body.elsewhere))
     total = sum(parameter.numel() for parameter in body.model.parameters())
     yield Check("sizes", "all parameters", sum(seen.values()) + unseen == total, f"{total}")
 
 
 def probe_unseen(body: Anatomy) -> Iterator[Check]:
     """Parameters that the declaration does not mention have no part in the outputs."""
-    inputs = probe_inputs(body)
+    inputs = example_inputs(body)
     expected = outputs_of(body, inputs)
     generator = torch.Generator().manual_seed(2)
     for name in body.unseen:
@@ -82,9 +86,9 @@ def probe_unseen(body: Anatomy) -> Iterator[Check]:
 
 def probe_gradients(body: Anatomy) -> Iterator[Check]:
     """Gradients reach every part, unless it provably has no effect at all."""
-    inputs = probe_inputs(body)
+    inputs = example_inputs(body)
     with torch.enable_grad():
-        output = body.hidden(**inputs) if body.head is None else body.model(**inputs).logits
+        output = torch.cat([answer.flatten() for answer in answers_of(body, inputs)])
         parameters = {id(part.parameter): part.parameter for part in body.parts()}
         found = torch.autograd.grad(output.square().mean(), list(parameters.values()), allow_unused=True)
     gradients = dict(zip(parameters, found, strict=True))
@@ -93,6 +97,6 @@ def probe_gradients(body: Anatomy) -> Iterator[Check]:
         gradient = gradients[id(part.parameter)]
         size = 0.0 if gradient is None else float(part.canonical(gradient).abs().max()) / largest
         reached, note = size > VANISHED, f"size {size:.1e}"
-        if not reached and has_no_effect(body, part, inputs, output.detach()):
+        if not reached and has_no_effect(body, part, inputs):
             reached, note = True, "proven to have no effect on the outputs"
         yield Check("gradients", f"{part.name} ({part.role})", reached, note)

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from pomona.anatomy.block import Block, Stack
 from pomona.anatomy.body import Anatomy
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import Check, equal
-from pomona.anatomy.probes.lab import normalize, outputs_of, probe_inputs
+from pomona.anatomy.probes.lab import normalize, outputs_of
 from pomona.anatomy.taps import hidden_of, tap_inputs
 from pomona.anatomy.weight import Norm, Weight
 
 
 def probe_placement(body: Anatomy) -> Iterator[Check]:
     """Attention and feed-forward read what the declared norms give, and a block adds what they give as declared."""
-    inputs = probe_inputs(body)
+    inputs = example_inputs(body)
     for stack in body.stacks:
         for block in stack.blocks:
             flow = _flow(body, stack, block, inputs)
@@ -31,6 +32,7 @@ def probe_placement(body: Anatomy) -> Iterator[Check]:
                 expected = state if branch.before is None else normalize(branch.before, state)
                 yield equal("placement", f"{block.path}: what {branch.name} reads", read, expected)
                 gave = gave if branch.after is None else normalize(branch.after, gave)
+                gave = gave if branch.scale is None else gave * branch.scale.read()
                 if sum_at_once:
                     added = added + block.branch_scale * gave
                     continue
@@ -49,19 +51,22 @@ class _Branch:
     before: Norm | None
     after: Norm | None
     on_sum: Norm | None
+    scale: Weight | None
 
 
 def _branches(block: Block) -> list[_Branch]:
     """What a block adds, in order."""
     cross, ffn = block.cross_attention, block.ffn
     attention = (block.attention.query, block.attention.output.owner)
-    parts = [("attention", *attention, block.norm_attention, block.norm_attention_out)]
+    scale = block.scale_attention
+    parts = [("attention", *attention, block.norm_attention, block.norm_attention_out, scale)]
     if cross is not None:
-        parts.append(("cross attention", cross.query, cross.output.owner, block.norm_cross, None))
-    parts.append(("feed-forward", ffn.router or ffn.up, ffn.module, block.norm_ffn, block.norm_ffn_out))
+        parts.append(("cross attention", cross.query, cross.output.owner, block.norm_cross, None, None))
+    feed = (ffn.router or ffn.up, ffn.module)
+    parts.append(("feed-forward", *feed, block.norm_ffn, block.norm_ffn_out, block.scale_ffn))
     if block.placement == "post":
-        return [_Branch(name, reader, writer, None, None, norm) for name, reader, writer, norm, _ in parts]
-    return [_Branch(name, reader, writer, norm, out, None) for name, reader, writer, norm, out in parts]
+        return [_Branch(name, reader, writer, None, None, norm, by) for name, reader, writer, norm, _, by in parts]
+    return [_Branch(name, reader, writer, norm, out, None, by) for name, reader, writer, norm, out, by in parts]
 
 
 @dataclass
@@ -76,7 +81,7 @@ class _Flow:
 
 def _flow(body: Anatomy, stack: Stack, block: Block, inputs: dict[str, Tensor]) -> _Flow:
     ends: list[Tensor] = []
-    read: list[Tensor] = []
+    read: list[list[Tensor]] = []
     gave: list[Tensor] = []
 
     def flat(output: Any) -> Tensor:
@@ -88,8 +93,10 @@ def _flow(body: Anatomy, stack: Stack, block: Block, inputs: dict[str, Tensor]) 
         ]
         for branch in _branches(block):
             hooks.append(branch.writer.register_forward_hook(lambda module, args, output: gave.append(flat(output))))
-            taps.enter_context(tap_inputs(branch.reader, lambda rows: read.append(rows.detach())))
+            read.append([])
+            taps.enter_context(tap_inputs(branch.reader, read[-1].append))
         for hook in hooks:
             taps.callback(hook.remove)
         outputs_of(body, inputs)
-    return _Flow(ends[0], ends[1], read, gave)
+    # A map may be called again, on relative positions.
+    return _Flow(ends[0], ends[1], [calls[0].detach() for calls in read], gave)

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from pomona.anatomy.body import Anatomy
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import DIFFERENT, EQUAL, Check, difference
-from pomona.anatomy.probes.lab import PLACE, attentions_of, lengths_of, probe_inputs, read_by
+from pomona.anatomy.probes.lab import PLACE, at_tokens, attentions_of, lengths_of, read_by
 from pomona.anatomy.taps import replace_outputs
 from pomona.anatomy.weight import Weight
 
 
 def probe_roles(body: Anatomy) -> Iterator[Check]:
     """Queries act at their own position; keys and values where the mask allows; values and `up` act linearly."""
-    inputs = probe_inputs(body, batch=1)
-    for block, attention, cross in attentions_of(body):
+    inputs = example_inputs(body, batch=1)
+    for block, attention, _ in attentions_of(body):
         where = f"{block.path} ({attention.query.role.rsplit('.', 1)[0]})"
-        queries, _ = lengths_of(body, block, cross, inputs)
+        queries, _ = lengths_of(body, attention, inputs)
         for weight in (attention.query, attention.key, attention.value):
             moved = _positions_moved(body, weight, attention.output, inputs)
             seen_from = [place for place in range(queries) if attention.sees(place, PLACE)]
@@ -37,7 +38,7 @@ def probe_roles(body: Anatomy) -> Iterator[Check]:
 def _positions_moved(body: Anatomy, weight: Weight, reader: Weight, inputs: dict[str, Tensor]) -> list[int]:
     """Positions at which `reader` gets something else when the outputs of `weight` at `PLACE` change."""
     plain = read_by(body, reader, inputs)
-    with replace_outputs(weight, lambda rows: rows * (torch.arange(rows.shape[1]) != PLACE)[:, None]):
+    with replace_outputs(weight, at_tokens(lambda rows: rows * (torch.arange(rows.shape[1]) != PLACE)[:, None])):
         moved = read_by(body, reader, inputs)
     return (moved - plain).abs().amax(-1).nonzero().flatten().tolist()
 
@@ -47,7 +48,7 @@ def _linear_in(
 ) -> Check:
     """Whether doubling the outputs of `weight` doubles what `reader` gets, as `linear` expects."""
     plain = read_by(body, reader, inputs)
-    with replace_outputs(weight, lambda rows: 2 * rows):
+    with replace_outputs(weight, at_tokens(lambda rows: 2 * rows)):
         doubled = read_by(body, reader, inputs)
     error = difference(doubled, 2 * plain)
     passed = error < EQUAL if linear else error > DIFFERENT

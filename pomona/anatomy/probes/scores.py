@@ -12,10 +12,11 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from pomona.anatomy.block import Attention, Block
+from pomona.anatomy.block import Attention
 from pomona.anatomy.body import Anatomy
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import Check, equal
-from pomona.anatomy.probes.lab import PLACE, attentions_of, lengths_of, normalize, probe_inputs, read_by, replaced
+from pomona.anatomy.probes.lab import PLACE, at_tokens, attentions_of, lengths_of, normalize, read_by, replaced
 from pomona.anatomy.taps import replace_outputs
 from pomona.anatomy.weight import Norm
 
@@ -27,34 +28,34 @@ LOUD = 30.0
 
 def probe_scores(body: Anatomy) -> Iterator[Check]:
     """A query and a key at one position, which no rotation tells apart, have the score that is declared."""
-    inputs = probe_inputs(body, batch=1)
-    for block, attention, cross in attentions_of(body):
+    inputs = example_inputs(body, batch=1)
+    for block, attention, _ in attentions_of(body):
         if not _can_be_tried(attention):
             continue
         generator = torch.Generator().manual_seed(6)
         query = torch.randn(attention.query.shape[0], generator=generator, dtype=torch.float64)
         key = torch.randn(attention.key.shape[0], generator=generator, dtype=torch.float64)
-        found = _probability(body, block, attention, cross, inputs, query, key, PLACE)[0]
+        found = _probability(body, attention, inputs, query, key, PLACE)[0]
         score = attention.scaling * _compared(attention, query, key)
         if attention.softcap is not None:
             score = attention.softcap * torch.tanh(score / attention.softcap)
-        others = _seen(body, block, attention, cross, inputs) - 1
+        others = _seen(body, attention, inputs) - 1
         yield equal("scores", f"{block.path}: {attention.query.role}", found, score.exp() / (score.exp() + others))
 
 
 def probe_rotary(body: Anatomy) -> Iterator[Check]:
     """The declared number of features turns with the distance, the others do not."""
-    for block, attention, cross in attentions_of(body):
+    for block, attention, _ in attentions_of(body):
         if not _can_be_tried(attention):
             continue
         # Row f of the batch has feature f alone in the queries and all others in the keys: they meet if they turn.
         width = attention.head_dim.size
-        inputs = probe_inputs(body, batch=width)
+        inputs = example_inputs(body, batch=width)
         query = LOUD * torch.eye(width, dtype=torch.float64)
         key = LOUD * (torch.ones_like(query) - torch.eye(width, dtype=torch.float64))
         query, key = query.repeat(1, attention.num_heads), key.repeat(1, attention.num_kv_heads)
-        found = _probability(body, block, attention, cross, inputs, query, key, EARLIER)
-        seen = _seen(body, block, attention, cross, inputs)
+        found = _probability(body, attention, inputs, query, key, EARLIER)
+        seen = _seen(body, attention, inputs)
         turned = ((found * seen - 1).abs().amax(-1) > 1e-6).nonzero().flatten().tolist()
         passed = turned == list(range(attention.rotary))
         yield Check("rotary", f"{block.path}: {attention.query.role}", passed, f"features {turned} of {width} turn")
@@ -66,9 +67,9 @@ def _can_be_tried(attention: Attention) -> bool:
     return norm is None or (norm.kind == "rms" and norm.bias is None)
 
 
-def _seen(body: Anatomy, block: Block, attention: Attention, cross: bool, inputs: dict[str, Tensor]) -> int:
+def _seen(body: Anatomy, attention: Attention, inputs: dict[str, Tensor]) -> int:
     """Number of keys that the query at `PLACE` sees."""
-    keys = lengths_of(body, block, cross, inputs)[1]
+    keys = lengths_of(body, attention, inputs)[1]
     return sum(attention.sees(PLACE, place) for place in range(keys))
 
 
@@ -89,24 +90,29 @@ def _normalized(norm: Norm | None, vector: Tensor, heads: int) -> Tensor:
 
 def _probability(
     body: Anatomy,
-    block: Block,
     attention: Attention,
-    cross: bool,
     inputs: dict[str, Tensor],
     query: Tensor,
     key: Tensor,
     place: int,
 ) -> Tensor:
-    """(batch, N) probabilities with which the query at `PLACE` takes the value at `place`; bias tables are zero."""
+    """(batch, N) probabilities with which the query at `PLACE` takes the value at `place`.
+
+    Bias tables are zero, and so is what is projected of relative positions.
+    """
     values = torch.ones(attention.value.shape[0], dtype=torch.float64)
-    tables = [b.attention.bias_table for stack in body.stacks for b in stack.blocks]
+    tables = [stack.bias_table for stack in body.stacks] + [block.attention.bias_table for block in body.blocks]
+    positions = [weight for weight in (attention.position_query, attention.position_key) if weight is not None]
     with ExitStack() as open_:
         open_.enter_context(replaced(*[(t, torch.zeros(t.shape)) for t in tables if t is not None]))
-        open_.enter_context(replace_outputs(attention.query, lambda rows: query[..., None, :].expand_as(rows)))
-        open_.enter_context(replace_outputs(attention.key, _only(place, key)))
+        queries_of = at_tokens(lambda rows: query[..., None, :].expand_as(rows), torch.zeros_like)
+        open_.enter_context(replace_outputs(attention.query, queries_of))
+        open_.enter_context(replace_outputs(attention.key, at_tokens(_only(place, key), torch.zeros_like)))
+        for weight in positions:
+            open_.enter_context(replace_outputs(weight, torch.zeros_like))
         open_.enter_context(replace_outputs(attention.value, _only(place, values)))
         rows = read_by(body, attention.output, inputs)
-    queries = lengths_of(body, block, cross, inputs)[0]
+    queries = lengths_of(body, attention, inputs)[0]
     return rows.view(-1, queries, attention.num_heads, attention.value_dim.size)[:, PLACE, :, 0]
 
 

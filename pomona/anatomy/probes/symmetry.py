@@ -8,35 +8,79 @@ import torch
 from torch import Tensor
 
 from pomona.anatomy.body import Anatomy
+from pomona.anatomy.inputs import example_inputs, special_ids
 from pomona.anatomy.permute import derangement, permutable, reorder_
 from pomona.anatomy.probes.check import DIFFERENT, Check, difference, equal
-from pomona.anatomy.probes.lab import has_no_effect, outputs_of, probe_inputs, replaced
+from pomona.anatomy.probes.lab import freed, has_no_effect, outputs_of, replaced
 from pomona.anatomy.space import Space
+from pomona.anatomy.weight import Weight
 
 
 def probe_spaces(body: Anatomy) -> Iterator[Check]:
     """Permuting a space in all of its weights changes nothing; permuting the vocabulary permutes the logits."""
-    inputs = probe_inputs(body)
-    expected = outputs_of(body, inputs)
-    for space, order in _orders(body):
+    inputs = example_inputs(body)
+    with freed(body):
+        plain = outputs_of(body, inputs)
+        for space, order in _orders(body):
+            reorder_(body, space, order)
+            yield equal("spaces", str(space), outputs_of(body, inputs), _reordered(body, plain, space, order))
+            reorder_(body, space, order.argsort())
+    if body.vocabulary is not None:
+        yield _vocabulary(body, body.vocabulary, inputs)
+
+
+@torch.no_grad()
+def _vocabulary(body: Anatomy, space: Space, inputs: dict[str, Tensor]) -> Check:
+    """Ids with a meaning of their own keep it: models count positions from padding, or look for the end."""
+    kept = torch.ones(space.size, dtype=torch.bool).index_fill(0, torch.tensor(special_ids(body)).long(), False)
+    free, order = kept.nonzero().flatten(), torch.arange(space.size)
+    order[free] = free[torch.randperm(len(free), generator=torch.Generator().manual_seed(3))]
+    back, in_words = order.argsort(), "head" in body.capabilities
+
+    def answer(given: dict[str, Tensor]) -> Tensor:
+        return body.logits(body.hidden(**given)) if in_words else outputs_of(body, given)
+
+    plain = answer(inputs)
+    reorder_(body, space, order)
+    renamed = {name: back[ids] if name.endswith("input_ids") else ids for name, ids in inputs.items()}
+    check = equal("spaces", str(space), answer(renamed), plain[..., order] if in_words else plain)
+    reorder_(body, space, back)
+    return check
+
+
+def probe_fast(body: Anatomy) -> Iterator[Check]:
+    """What is said to stand against permuting a space does: with it, outputs change."""
+    inputs = example_inputs(body)
+    plain = outputs_of(body, inputs)
+    names = {fast.space for fast in body.fast}
+    with freed(body):
+        orders = [(space, order) for space, order in _orders(body) if space.name in names]
+    for space, order in orders:
         reorder_(body, space, order)
-        yield equal("spaces", str(space), outputs_of(body, inputs), expected)
+        change = difference(outputs_of(body, inputs), _reordered(body, plain, space, order))
         reorder_(body, space, order.argsort())
-    order = torch.randperm(body.vocab_size, generator=torch.Generator().manual_seed(3))
-    reorder_(body, body.vocabulary, order)
-    renamed = {name: order.argsort()[ids] for name, ids in inputs.items()}
-    wanted = expected if body.head is None else expected[..., order]
-    yield equal("spaces", str(body.vocabulary), outputs_of(body, renamed), wanted)
-    reorder_(body, body.vocabulary, order.argsort())
+        yield Check("fast", f"{space} cannot be permuted", change > DIFFERENT, f"difference {change:.1e}")
+
+
+def _reordered(body: Anatomy, outputs: Tensor, space: Space, order: Tensor) -> Tensor:
+    """What outputs become when a space is permuted: hidden states go along with the residual space."""
+    return outputs[..., order] if space == body.residual and outputs.shape[-1:] == (space.size,) else outputs
 
 
 def probe_annotations(body: Anatomy) -> Iterator[Check]:
     """Leaving any one weight out of a permutation is noticed, unless the weight provably has no effect at all."""
-    inputs = probe_inputs(body)
-    expected = outputs_of(body, inputs)
+    silenced = tuple(f"{fast.path}." for fast in body.fast)
+    with freed(body):
+        for check, weight in _annotations(body, example_inputs(body)):
+            if not any(path in weight.name for path in silenced):
+                yield check
+
+
+def _annotations(body: Anatomy, inputs: dict[str, Tensor]) -> Iterator[tuple[Check, Weight]]:
+    plain = outputs_of(body, inputs)
     for space, order in _orders(body):
-        members = body.members(space)
-        for left_out in members:
+        expected = _reordered(body, plain, space, order)
+        for left_out in body.members(space):
             weight = left_out[0]
             reorder_(body, space, order, left_out)
             change = difference(outputs_of(body, inputs), expected)
@@ -44,9 +88,9 @@ def probe_annotations(body: Anatomy) -> Iterator[Check]:
             found = f"difference {change:.1e}"
             noticed = change > DIFFERENT
             if not noticed:
-                noticed = has_no_effect(body, weight, inputs, expected)
+                noticed = has_no_effect(body, weight, inputs)
                 found = "proven to have no effect on the outputs" if noticed else f"unnoticed, {found}"
-            yield Check("annotations", f"{space} without {weight.name} ({weight.role})", noticed, found)
+            yield Check("annotations", f"{space} without {weight.name} ({weight.role})", noticed, found), weight
 
 
 def _orders(body: Anatomy) -> Iterator[tuple[Space, Tensor]]:
@@ -59,7 +103,7 @@ def _orders(body: Anatomy) -> Iterator[tuple[Space, Tensor]]:
 
 def probe_rescaling(body: Anatomy) -> Iterator[Check]:
     """Multiplying what a norm gives and dividing what its readers take changes nothing, and each reader is needed."""
-    inputs = probe_inputs(body)
+    inputs = example_inputs(body)
     expected = outputs_of(body, inputs)
     generator = torch.Generator().manual_seed(7)
     for norm, readers in body.norm_readers():

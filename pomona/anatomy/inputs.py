@@ -1,0 +1,75 @@
+"""Random inputs of the form that a model takes: token ids, images, sounds, masks."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pomona.anatomy.surroundings import Input
+
+if TYPE_CHECKING:
+    from pomona.anatomy.body import Anatomy
+
+
+def example_inputs(body: Anatomy, batch: int = 2, tokens: int = 12, seed: int = 1) -> dict[str, Tensor]:
+    """Keyword arguments of the model's forward: random numbers where it takes numbers, ids where it takes tokens.
+
+    Ids with a meaning of their own (padding, masks) do not occur, except that sequences end with the one that says so:
+    some models look for it. A model with several towers gets the inputs of all of them.
+
+    Args:
+        tokens: length of a sequence of ids, at most the model's positions; a decoder gets a shorter one. Images and
+            sounds have the size that the configuration says.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs: dict[str, Tensor] = {}
+    for one in (body, *body.beside()):
+        inputs |= _own_inputs(one, batch, tokens, generator)
+    return inputs
+
+
+def special_ids(body: Anatomy) -> list[int]:
+    """Token ids that the configuration gives a meaning, as padding."""
+    names = [name for name in vars(body.config) if name.endswith("_token_id")]
+    values = {getattr(body.config, name) for name in names}
+    return sorted(value for value in values if isinstance(value, int) and 0 <= value < body.vocab_size)
+
+
+def _own_inputs(body: Anatomy, batch: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+    inputs: dict[str, Tensor] = {}
+    if body.embedding is not None:
+        special = special_ids(body)
+        plain = torch.tensor([i for i in range(body.vocab_size) if i not in special])
+        tokens = min(tokens, body.max_positions or tokens)
+        inputs["input_ids"] = plain[torch.randint(len(plain), (batch, tokens), generator=generator)]
+        end = getattr(body.config, "eos_token_id", None)
+        if end in special and end != getattr(body.config, "pad_token_id", None):
+            inputs["input_ids"][:, -1] = end
+        if len(body.stacks) > 1:
+            inputs["decoder_input_ids"] = plain[torch.randint(len(plain), (batch, 7), generator=generator)]
+    for declared in body.shape.inputs:
+        if declared.sides is not None:
+            inputs[declared.name] = torch.randn((batch, *_sides(body.config, declared)), generator=generator).to(
+                body.dtype
+            )
+    for declared in body.shape.inputs:
+        if declared.sides is None and declared.name in inspect.signature(body.model.forward).parameters:
+            with torch.no_grad():
+                made = body.hidden(**inputs).shape[1] - body.own_tokens
+            inputs[declared.name] = torch.rand((batch, made), generator=generator) < 0.5
+    return inputs
+
+
+def _sides(config: Any, declared: Input) -> list[int]:
+    """The sizes of an input; a field that holds a pair gives them in turn."""
+    assert declared.sides is not None
+    sizes: list[int] = []
+    for place, side in enumerate(declared.sides):
+        value = side if isinstance(side, int) else getattr(config, side)
+        if not isinstance(value, int):
+            value = value[declared.sides[:place].count(side)]
+        sizes.append(int(value))
+    return sizes
