@@ -58,7 +58,8 @@ class Forecast:
     Attributes:
         tokens, flops: work that the stage will do.
         parameters: of the model that it leaves.
-        note: one line for the plan.
+        note: a few words for the plan.
+        remark: a line below the plan, which several stages may share.
         known: facts that later stages may rely on: `model` on the meta device, the `objective` that it is trained
             for, `vocab_size`, a function that gives the `tokenizer` (or one with the same special tokens); of what is
             made already, its `folder` and the `facts` of its manifest.
@@ -68,6 +69,7 @@ class Forecast:
     parameters: int | None = None
     flops: float | None = None
     note: str = ""
+    remark: str = ""
     known: dict[str, Any] = field(default_factory=dict)
 
 

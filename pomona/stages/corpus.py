@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any, ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pomona.data.config import CorpusConfig
 from pomona.ground.files import MANIFEST
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Stage, View
+
+if TYPE_CHECKING:
+    from pomona.data.estimate import Estimate
 
 
 class CorpusStage(Stage, CorpusConfig):
@@ -26,7 +30,14 @@ class CorpusStage(Stage, CorpusConfig):
         return fingerprint(self.config())
 
     def plan(self, view: View) -> Forecast:
-        return Forecast(note=", ".join(source.path for source in self.sources))
+        from pomona.data.estimate import estimate
+
+        size = cache(lambda: estimate(self.sources))  # asked only while something is still to be made of it
+        return Forecast(note=", ".join(source.path for source in self.sources), known={"size": size})
+
+    def seconds(self, view: View, forecast: Forecast) -> float | None:
+        size: Estimate | None = forecast.known["size"]()
+        return None if size is None else size.corpus_seconds()
 
     def make(self, job: Job) -> Made:
         from pomona.data.corpus import make_corpus

@@ -86,6 +86,9 @@ def show(plan: Plan, header: Header | None, folder: Path) -> None:
         )
     console().print(table)
     todo = [entry for entry in plan.entries if entry.state != "made"]
+    for remark in dict.fromkeys(entry.forecast.remark for entry in todo):
+        if remark:
+            say(f"[dim]{remark}[/]")
     known = sum(entry.seconds or 0.0 for entry in todo)
     unknown = [entry.node.label for entry in todo if entry.seconds is None]
     if todo:

@@ -85,6 +85,20 @@ class TokenizeStage(Stage):
         known = {"vocab_size": self.vocab_size, "tokenizer": lambda: untrained_tokenizer(**special)}
         return Forecast(known=known, note="byte-level BPE")
 
+    def seconds(self, view: View, forecast: Forecast) -> float | None:
+        from pomona.data.estimate import tokenize_seconds
+
+        facts = view.known("from", "facts")
+        if facts is not None:
+            text_bytes = sum(split["bytes"] for split in facts["splits"].values())
+        else:
+            size = view.known("from", "size")
+            guess = size() if size else None
+            if guess is None:
+                return None
+            text_bytes = guess.text_bytes
+        return tokenize_seconds(text_bytes, train=self.tokenizer is None)
+
     def make(self, job: Job) -> Made:
         from pomona.data import Corpus, make_tokens
 

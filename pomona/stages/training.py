@@ -16,6 +16,8 @@ from pomona.stages.lazy import Imported
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from pomona.anatomy import Anatomy
+
 EngineOptions = Annotated[Config, Imported("pomona.engine.fit:FitConfig")]
 BUDGETS = ("steps", "tokens", "flops", "flops_of")
 
@@ -131,26 +133,8 @@ class TrainingStage(Stage):
             return Forecast(known=known)
         if objective is not None and not fitting.check_model(view, objective, body):
             return Forecast(known=known)
-        if body.max_positions is not None and self.seq_length > body.max_positions:
-            view.problem(
-                "seq_length",
-                f"{self.seq_length} tokens are more than the model's {body.max_positions} positions",
-                f"give the model max_position_embeddings: {self.seq_length}, or shorten the sequences",
-            )
-        vocab_size = fitting.vocab_size_of(view)
-        if vocab_size is not None and vocab_size > body.vocab_size:
-            view.problem(
-                "data",
-                f"the tokens need a vocabulary of {vocab_size}, the model has {body.vocab_size}",
-                "tokenize with the model's tokenizer, or give the model a larger vocab_size",
-            )
         train_tokens = (view.known("data", "facts") or {}).get("train_tokens")
-        if train_tokens is not None and train_tokens < self.tokens_per_step:
-            view.problem(
-                "batch_size",
-                f"one batch is {self.tokens_per_step:,} tokens, the corpus has {train_tokens:,}",
-                "use more text, a smaller batch_size or a shorter seq_length",
-            )
+        self._check_sizes(view, body, train_tokens)
         per_token = body.flops_per_token(self.seq_length, training=True)
         steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
         line = main_line.line_of(self.schedule, (source or {}).get("facts", source or {}))
@@ -163,7 +147,11 @@ class TrainingStage(Stage):
                     main_line.build(self.schedule, line, self.pilot_steps(steps))  # a pilot needs room for it too
             except PomonaError as error:
                 view.problem("schedule", str(error))
-        note = f"{self.optimizer.method}, {self.schedule.method}"
+        note, remark = f"{self.optimizer.method}, {self.schedule.method}", ""
+        if self.engine.compile == "always":  # type: ignore[attr-defined]
+            from pomona.stages.probe import COMPILED
+
+            note, remark = f"{note}, compiled", str(COMPILED)
         if steps is None:
             return Forecast(parameters=body.parameter_count(), note=note, known=known)
         work = steps
@@ -178,18 +166,45 @@ class TrainingStage(Stage):
             parameters=body.parameter_count(),
             flops=tokens * per_token,
             note=note,
+            remark=remark,
             known={**known, "work_tokens": work * self.tokens_per_step},
         )
 
+    def _check_sizes(self, view: View, body: Anatomy, train_tokens: int | None) -> None:
+        """Report sequences, vocabularies and batches that are too large for model or text."""
+        from pomona.stages.fitting import vocab_size_of
+
+        if body.max_positions is not None and self.seq_length > body.max_positions:
+            view.problem(
+                "seq_length",
+                f"{self.seq_length} tokens are more than the model's {body.max_positions} positions",
+                f"give the model max_position_embeddings: {self.seq_length}, or shorten the sequences",
+            )
+        vocab_size = vocab_size_of(view)
+        if vocab_size is not None and vocab_size > body.vocab_size:
+            view.problem(
+                "data",
+                f"the tokens need a vocabulary of {vocab_size}, the model has {body.vocab_size}",
+                "tokenize with the model's tokenizer, or give the model a larger vocab_size",
+            )
+        if train_tokens is not None and train_tokens < self.tokens_per_step:
+            view.problem(
+                "batch_size",
+                f"one batch is {self.tokens_per_step:,} tokens, the corpus has {train_tokens:,}",
+                "use more text, a smaller batch_size or a shorter seq_length",
+            )
+
     def seconds(self, view: View, forecast: Forecast) -> float | None:
         from pomona.stages.fitting import tokenizer_of
-        from pomona.stages.probe import training_rate
+        from pomona.stages.probe import compiled_seconds, training_rate
 
         model, tokens = forecast.known.get("model"), forecast.known.get("work_tokens")
         tokenizer = tokenizer_of(view)
         if model is None or tokens is None or tokenizer is None:
             return None
-        return float(tokens / training_rate(model.config, self, tokenizer))
+        seconds = tokens / training_rate(model.config, self, tokenizer)
+        runs = 1 + (len(self.sweep.learning_rate) if self.sweep else 0)
+        return compiled_seconds(seconds, runs, self.engine.compile)  # type: ignore[attr-defined]
 
     def _steps(self, flops_per_step: float, flops_of: float | None) -> int | None:
         """Optimizer steps that the budget allows; None where what it refers to is not known."""
