@@ -14,15 +14,15 @@ from pomona.schedules.warmup_stable_decay import WarmupStableDecayConfig
 
 def train(meter: Meter, *, tokens_folder: str, folder: str, shape: str = "reference", steps: int = 600) -> None:
     """Train the reference model and save it as a Hugging Face folder (event `trained`)."""
-    fast = MuonConfig(learning_rate=0.02, rest_learning_rate=0.02, weight_decay=0.0)
-    mid = MuonConfig(learning_rate=0.02, rest_learning_rate=0.01, weight_decay=0.0)
-    calm = MuonConfig(learning_rate=0.004, rest_learning_rate=0.002, weight_decay=0.0)
+    fast = MuonConfig(learning_rate=0.01, rest_learning_rate=0.02, weight_decay=0.0)
+    mid = MuonConfig(learning_rate=0.01, rest_learning_rate=0.01, weight_decay=0.0)
+    calm = MuonConfig(learning_rate=0.001, rest_learning_rate=0.001, weight_decay=0.0)
+    stable = WarmupStableDecayConfig(warmup=0.01, decay=0.0)
+    decay = WarmupStableDecayConfig(warmup=0.0, decay=1.0, min_ratio=0.1)
     phases = (
-        Phase(steps, 2, fast, WarmupStableDecayConfig(warmup=0.02, decay=0.0), sequences=16, context=128),
-        Phase(
-            steps // 4, 2, mid, WarmupStableDecayConfig(warmup=0.0, decay=0.8, min_ratio=0.2), sequences=16, context=256
-        ),
-        Phase(max(1, steps // 30), 6, calm, WarmupStableDecayConfig(warmup=0.0, decay=1.0), sequences=16, context=256),
+        Phase(steps, 2, fast, stable, sequences=16, context=128),
+        Phase(steps * 9 // 10, 2, mid, decay, sequences=8, context=256),
+        Phase(max(1, steps // 30), 6, calm, WarmupStableDecayConfig(warmup=0.0, decay=1.0), sequences=8, context=256),
     )
     made = train_in_phases(phases, tokens_folder, folder, shape, compile="always")
     meter.report("trained", steps=made)

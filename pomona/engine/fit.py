@@ -31,7 +31,7 @@ from pomona.engine.ledger import Ledger
 from pomona.engine.metrics import MetricsLog
 from pomona.engine.protocols import Batch, Loss, Objective, Schedule, count_targets
 from pomona.engine.signals import StopRequest
-from pomona.engine.speed import compiled_blocks, fast_attention, should_compile, training_dtype
+from pomona.engine.speed import compiled_blocks, fast_products, should_compile, training_dtype
 from pomona.ground.config import Config
 from pomona.ground.console import console, progress_bar, say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged, TrainingStopped
@@ -160,7 +160,7 @@ def fit(
 
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
-        stack.enter_context(fast_attention(body, device))
+        stack.enter_context(fast_products(body, device))
         model.train()
         first = load(min(done, steps - 1))
         flops = _FlopsByLength(body, objective)

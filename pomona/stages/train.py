@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from pomona import anatomy
 from pomona.data import Tokens, TokenStream, validation_batches
 from pomona.engine import Batch, FitConfig, Ledger, fit, measure_flops
-from pomona.engine.speed import fast_attention
+from pomona.engine.speed import fast_products
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
 from pomona.ground.files import read_json, write_json
@@ -46,7 +46,7 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
     earlier = _already_read(data, job.seed, line["read"] if line and resumes else before.get("read"))
     stream = continued(tokens, stage, job.seed, earlier)
     rows = objective.prepare(stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
-    with fast_attention(body, model.device):  # counted as it will run
+    with fast_products(body, model.device):  # counted as it will run
         steps = stage.budget_in_steps(job, measure_flops(body, objective, rows) * stage.batch_size)
 
     sweep = Ledger()
