@@ -12,13 +12,14 @@ the tensor. A tap through which nothing flowed is an error: the model did not ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pomona.anatomy.block import Block, Stack
+from pomona.anatomy.expert_taps import Through, expert_hook, put
 from pomona.anatomy.weight import Weight
 from pomona.ground.errors import ConfigError
 
@@ -27,68 +28,43 @@ Change = Callable[[Tensor], Tensor]
 Branch = Literal["attention", "cross_attention", "ffn"]
 
 
-@contextmanager
-def tap_inputs(part: Weight | Block, callback: Callback) -> Iterator[None]:
+def tap_inputs(part: Weight | Block, callback: Callback) -> AbstractContextManager[None]:
     """Within the block, call `callback` with what enters a part, at each of its calls.
 
     Args:
         part: a linear map, or a block.
-        callback: gets (rows, inputs) of a linear map, rows being batch times tokens, or the (B, T, D) hidden states of
-            a block; with their gradient history, if any.
+        callback: gets (rows, inputs) of a linear map, rows being batch times tokens (of an expert's map: the tokens
+            that it was sent, and no call without any), or the (B, T, D) hidden states of a block; with their gradient
+            history, if any.
     """
-
-    def see(hidden: Tensor) -> None:
-        callback(hidden.reshape(-1, hidden.shape[-1]) if isinstance(part, Weight) else hidden)
-
-    with _watched(_module(part), _on_input(see), before=True, name=_name(part)):
-        yield
+    return _tap(part, inputs=_seen(part, callback))
 
 
-@contextmanager
-def tap_outputs(part: Weight | Block, callback: Callback) -> Iterator[None]:
+def tap_outputs(part: Weight | Block, callback: Callback) -> AbstractContextManager[None]:
     """Within the block, call `callback` with what leaves a part, at each of its calls.
 
     Args:
         part: a linear map, bias included (of fused ones only its own outputs), or a block.
-        callback: gets (rows, outputs) of a linear map, or the (B, T, D) hidden states of a block.
+        callback: gets (rows, outputs) of a linear map, or the (B, T, D) hidden states of a block; see `tap_inputs`.
     """
-
-    def see(inputs: Tensor, hidden: Tensor) -> None:
-        callback(_own(part, hidden).reshape(-1, part.shape[0]) if isinstance(part, Weight) else hidden)
-
-    with _watched(_module(part), _on_output(see), before=False, name=_name(part)):
-        yield
+    return _tap(part, outputs=_seen(part, callback))
 
 
-@contextmanager
-def replace_inputs(part: Weight | Block, change: Change) -> Iterator[None]:
+def replace_inputs(part: Weight | Block, change: Change) -> AbstractContextManager[None]:
     """Within the block, let a part compute with `change` of what enters it, at each of its calls.
 
-    Of several linear maps that are fused in one module only the named one gets other inputs (its outputs are computed
-    again); a `tap_inputs` there shows what the module gets.
+    Of several linear maps that are fused in one module only the named one gets other inputs: its outputs are computed
+    again. So are those of an expert's map.
 
     Args:
         part: a linear map, or a block.
         change: gets the inputs as they are, (..., inputs) or (B, T, D), and returns a tensor of the same shape and
             dtype.
     """
-
-    def again(inputs: Tensor, outputs: Tensor) -> Tensor:
-        assert isinstance(part, Weight)
-        return _with_own(part, outputs, part.apply(_kept(change, inputs, part)))
-
-    if isinstance(part, Weight) and part.fused:
-        watched = _watched(_module(part), _on_output(again), before=False, name=_name(part))
-    else:
-        watched = _watched(
-            _module(part), _on_input(lambda hidden: _kept(change, hidden, part)), before=True, name=_name(part)
-        )
-    with watched:
-        yield
+    return _tap(part, inputs=lambda hidden: _kept(change, hidden, part))
 
 
-@contextmanager
-def replace_outputs(part: Weight | Block, change: Change) -> Iterator[None]:
+def replace_outputs(part: Weight | Block, change: Change) -> AbstractContextManager[None]:
     """Within the block, let what follows a part compute with `change` of what leaves it, at each of its calls.
 
     Args:
@@ -96,17 +72,10 @@ def replace_outputs(part: Weight | Block, change: Change) -> Iterator[None]:
         change: gets the outputs as they are, (..., outputs) or (B, T, D), and returns a tensor of the same shape and
             dtype.
     """
-
-    def changed(inputs: Tensor, outputs: Tensor) -> Tensor:
-        if isinstance(part, Weight):
-            return _with_own(part, outputs, _kept(change, _own(part, outputs), part))
-        return _kept(change, outputs, part)
-
-    with _watched(_module(part), _on_output(changed), before=False, name=_name(part)):
-        yield
+    return _tap(part, outputs=lambda hidden: _kept(change, hidden, part))
 
 
-def tap_branch(block: Block, branch: Branch, callback: Callback) -> Any:
+def tap_branch(block: Block, branch: Branch, callback: Callback) -> AbstractContextManager[None]:
     """Within the block, call `callback` with the (B, T, D) that a branch adds to the residual stream, at each call.
 
     A `branch_scale` other than 1 multiplies it afterwards.
@@ -114,7 +83,7 @@ def tap_branch(block: Block, branch: Branch, callback: Callback) -> Any:
     return _branch(block, branch, lambda inputs, hidden: callback(hidden))
 
 
-def replace_branch(block: Block, branch: Branch, change: Change) -> Any:
+def replace_branch(block: Block, branch: Branch, change: Change) -> AbstractContextManager[None]:
     """Within the block, let a branch add `change` of its (B, T, D) to the residual stream; same shape and dtype."""
     return _branch(block, branch, lambda inputs, hidden: _kept(change, hidden, block))
 
@@ -138,7 +107,45 @@ def hidden_of(output: Any) -> Tensor:
     return hidden
 
 
-# A hook that is given the hidden states and may return others; it hides how modules take and return them.
+def _tap(
+    part: Weight | Block, inputs: Through | None = None, outputs: Through | None = None
+) -> AbstractContextManager[None]:
+    """Let what enters or leaves a part pass through a function, by the hook that reaches it."""
+    weight = part if isinstance(part, Weight) else None
+    if weight is not None and weight.routed:
+        hook = expert_hook(weight, inputs, outputs)
+    elif outputs is not None:
+        hook = _on_output(lambda entered, left: _own_changed(part, left, outputs))
+    elif weight is not None and weight.fused:
+        assert inputs is not None
+        hook = _on_output(lambda entered, left: _again(weight, entered, left, inputs))
+    else:
+        assert inputs is not None
+        return _watched(_module(part), _on_input(inputs), before=True, name=_name(part))
+    return _watched(_module(part), hook, before=False, name=_name(part))
+
+
+def _seen(part: Weight | Block, callback: Callback) -> Through:
+    def see(hidden: Tensor) -> None:
+        callback(hidden.reshape(-1, hidden.shape[-1]) if isinstance(part, Weight) else hidden)
+
+    return see
+
+
+def _own_changed(part: Weight | Block, outputs: Tensor, through: Through) -> Tensor | None:
+    """What a module gives when the outputs of a part of it pass through a function; None if they stay."""
+    rows = part.rows if isinstance(part, Weight) else None
+    new = through(outputs if rows is None else outputs[..., rows])
+    return new if new is None or rows is None else put(outputs, rows, new)
+
+
+def _again(weight: Weight, inputs: Tensor, outputs: Tensor, through: Through) -> Tensor | None:
+    """What a module gives when one of its fused maps gets other inputs; None if they stay."""
+    new = through(inputs)
+    return None if new is None else put(outputs, weight.rows, weight.apply(new))
+
+
+# Hooks that are given the hidden states and may return others; they hide how modules take and return them.
 
 
 def _on_input(see: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
@@ -190,7 +197,9 @@ def _watched(module: nn.Module, hook: Callable[..., Any], *, before: bool, name:
         )
 
 
-def _branch(block: Block, branch: Branch, see: Callable[[Tensor, Tensor], Tensor | None]) -> Any:
+def _branch(
+    block: Block, branch: Branch, see: Callable[[Tensor, Tensor], Tensor | None]
+) -> AbstractContextManager[None]:
     cross, norms = block.cross_attention, (block.norm_attention_out, block.norm_ffn_out)
     writers = {
         "attention": block.attention.output.owner if norms[0] is None else norms[0].module,
@@ -208,26 +217,13 @@ def _module(part: Weight | Block) -> nn.Module:
         return part.module
     if part.kind != "linear":
         raise ValueError(f"{part.role} is a {part.kind}: only linear maps have inputs and outputs to tap")
-    if part.routed:
-        raise ValueError(f"{part.name} holds the maps of experts, which get the tokens that a router sends them")
+    if part.routed and part.expert is None:
+        raise ValueError(f"{part.name} holds the maps of all experts: tap those of ffn.expert(index)")
     return part.owner
 
 
 def _name(part: Weight | Block) -> str:
     return part.path if isinstance(part, Block) else f"{part.name} ({part.role})"
-
-
-def _own(weight: Weight, outputs: Tensor) -> Tensor:
-    return outputs if weight.rows is None else outputs[..., weight.rows]
-
-
-def _with_own(weight: Weight, outputs: Tensor, own: Tensor) -> Tensor:
-    """`outputs` of the whole module with those of one of its fused maps replaced."""
-    if weight.rows is None:
-        return own
-    outputs = outputs.clone()
-    outputs[..., weight.rows] = own
-    return outputs
 
 
 def _kept(change: Change, hidden: Tensor, part: Weight | Block) -> Tensor:

@@ -1,19 +1,26 @@
-"""BlockWalk: calibrate block by block on cached inputs, passing on what the edited blocks compute."""
+"""BlockWalk: calibrate block by block on cached inputs, passing on what the edited blocks compute.
+
+Memory is that of the cache, one hidden state per calibration token, and of one block at work. With a device, only the
+current block and the batch that goes through it are there, so that a model need not fit on an accelerator.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from pomona.anatomy.block import Block, Stack
 from pomona.anatomy.body import Anatomy, of
+from pomona.anatomy.residence import Residence
+from pomona.anatomy.taps import hidden_of, tap_outputs
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -32,25 +39,38 @@ class _StackReached(Exception):
     """Ends a forward pass after the last block's arguments are known."""
 
 
-class _Recorder(nn.Module):
-    """Stands in for a block: notes how it is called, hands the hidden states on and computes nothing."""
+class _StandIn(nn.Module):
+    """Stands in for a block: computes nothing, and hands on the hidden states that it gets or is given.
 
-    def __init__(self, block: nn.Module, calls: list[Call], returns: int, last: bool) -> None:
+    Args:
+        block: whose place it takes; flags that some stacks look at are read from it.
+        returns: as of its stack.
+        calls: where its arguments are noted, or None.
+        gives: hidden states that it gives instead of its inputs.
+        ends: leave the forward pass here.
+    """
+
+    def __init__(
+        self, block: nn.Module, returns: int, calls: list[Call] | None, gives: Tensor | None = None, ends: bool = False
+    ) -> None:
         super().__init__()
         self._block = [block]  # in a list, so that it does not become a submodule
-        self._calls, self._returns, self._last = calls, returns, last
+        self._returns, self._calls, self._gives, self._ends = returns, calls, gives, ends
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self._block[0], name)  # flags of the block that some stacks look at
+            return getattr(self._block[0], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self._calls.append((args, kwargs))
-        if self._last:
+        if self._calls is not None:
+            self._calls.append((args, kwargs))
+        if self._ends:
             raise _StackReached
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = self._gives
+        if hidden is None:
+            hidden = args[0] if args else kwargs["hidden_states"]
         return (hidden, *[None] * (self._returns - 1)) if self._returns else hidden
 
 
@@ -67,23 +87,35 @@ class BlockWalk:
                     walk.run()
                 edit(block)
 
-    With an encoder and a decoder, the encoder's blocks come first and the decoder reads the edited encoder.
+    With an encoder and a decoder, the encoder's blocks come first and the decoder reads what they, as edited, made of
+    each batch; nothing is computed twice.
 
     Args:
         model: a transformers model, or its anatomy. It is put in evaluation mode during the walk.
-        batches: inputs of the model as keyword arguments (input_ids, attention_mask, ...), at least one.
+        batches: inputs of the model as keyword arguments (input_ids, attention_mask, ...), at least one; where the
+            model is.
         gradients: keep the graph within `outputs()`; the cached inputs are always detached.
+        device: where the current block computes, as "cuda"; it is there while it is current, with one batch at a time.
+            Everything else stays where it is. Default: nothing is moved.
     Raises:
         ConfigError: no batch.
         UnsupportedModel: walking the blocks does not give what the model computes.
     """
 
-    def __init__(self, model: Any, batches: Sequence[dict[str, Tensor]], *, gradients: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        batches: Sequence[dict[str, Tensor]],
+        *,
+        gradients: bool = False,
+        device: str | torch.device | None = None,
+    ) -> None:
         self.body = model if isinstance(model, Anatomy) else of(model)
         if not batches:
             raise ConfigError("calibration needs at least one batch", found="none")
         self.batches, self.gradients = batches, gradients
         self.tokens = sum(batch["input_ids"].numel() for batch in batches if "input_ids" in batch)
+        self.residence = Residence(device)
         self._held: list[_Held] = []
         self._block: Block | None = None
         self._stack: Stack | None = None
@@ -99,18 +131,26 @@ class BlockWalk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._held, self._block, self._stack = [], None, None
+        self._leave()
         self.body.model.train(self._training)
 
     def __iter__(self) -> Iterator[Block]:
-        for stack in self.body.stacks:
-            self._stack = stack
-            self._held = [self._capture(stack, batch) for batch in self.batches]
-            for block in stack.blocks:
-                self._block = block
-                yield block
-                if block.index + 1 < len(stack.blocks):
-                    self._advance()
+        walked: dict[str, list[Tensor]] = {}
+        try:
+            for stack in self.body.stacks:
+                self._stack = stack
+                self._held = self._captured(stack, self.batches, walked)
+                for block in stack.blocks:
+                    self._block = block
+                    with self.residence.of(block.module):
+                        yield block
+                        if block is not self.body.blocks[-1]:
+                            self._advance()
+                walked[stack.name] = self.inputs
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
         self._held, self._block, self._stack = [], None, None
 
     @property
@@ -124,11 +164,11 @@ class BlockWalk:
             pass
 
     def outputs(self) -> Iterator[Tensor]:
-        """Hidden states that the current block, as it is now, makes of every cached input."""
+        """Hidden states that the current block, as it is now, makes of every cached input, on the block's device."""
         block = self._current()
         for held in self._held:
             with torch.set_grad_enabled(self.gradients):
-                yield _hidden_of(_call(block, held))
+                yield hidden_of(self._call(block, held))
 
     def _current(self) -> Block:
         if self._block is None:
@@ -140,54 +180,74 @@ class BlockWalk:
         block, stack = self._current(), self._stack
         assert stack is not None
         for held in self._held:
-            _step(stack, block, held)
+            self._step(stack, block, held)
+
+    def _step(self, stack: Stack, block: Block, held: _Held) -> None:
+        """Send one batch through a block; what comes out enters the next."""
+        output = self._call(block, held)
+        held.hidden = self.residence.back(hidden_of(output), like=held.hidden)
+        held.carried = {name: self.residence.back(output[index], like=held.hidden) for index, name in stack.carries}
+
+    def _call(self, block: Block, held: _Held) -> Any:
+        args, kwargs = held.calls[block.index]
+        if held.carried:
+            names = list(inspect.signature(block.module.forward).parameters)[1 : len(args) + 1]
+            args = tuple(held.carried.get(name, value) for name, value in zip(names, args, strict=True))
+            kwargs = {**kwargs, **{name: value for name, value in held.carried.items() if name not in names}}
+        hidden, args, kwargs = self.residence.there((held.hidden, args, kwargs))
+        return block.module(hidden, *args, **kwargs)
 
     @torch.no_grad()
-    def _capture(self, stack: Stack, batch: dict[str, Tensor]) -> _Held:
-        """Run the model up to a stack, with recorders in the place of its blocks."""
-        container = self.body.model.get_submodule(stack.path)
-        blocks, calls = list(container), list[Call]()
-        try:
-            for index, block in enumerate(blocks):
-                container[index] = _Recorder(block, calls, stack.returns, last=index + 1 == len(blocks))
-            self.body.hidden(**batch)
-        except _StackReached:
-            pass
-        finally:
-            for index, block in enumerate(blocks):
-                container[index] = block
-        if len(calls) != len(blocks):
-            raise UnsupportedModel(
-                f"{type(self.body.model).__name__} cannot be walked block by block",
-                needs=f"each of its {len(blocks)} blocks called once",
-                found=f"{len(calls)} calls",
-                do="choose a model whose forward runs its blocks once, in order",
-            )
-        args, kwargs = calls[0]
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return _Held(hidden, [_without_hidden(call) for call in calls], {})
+    def _captured(
+        self, stack: Stack, batches: Sequence[dict[str, Tensor]], walked: dict[str, list[Tensor]]
+    ) -> list[_Held]:
+        """Run the model up to a stack, with `walked` as what earlier stacks make of each batch."""
+        found = []
+        for index, batch in enumerate(batches):
+            calls: list[Call] = []
+            with ExitStack() as standing:
+                for earlier in self.body.stacks[: self.body.stacks.index(stack)]:
+                    standing.enter_context(_skipped(self.body, earlier, walked[earlier.name][index]))
+                standing.enter_context(_recorded(self.body, stack, calls))
+                with suppress(_StackReached):
+                    self.body.hidden(**batch)
+            if len(calls) != len(stack.blocks):
+                raise UnsupportedModel(
+                    f"{type(self.body.model).__name__} cannot be walked block by block",
+                    needs=f"each of the {len(stack.blocks)} blocks of {stack.path} called once",
+                    found=f"{len(calls)} calls",
+                    do="choose a model whose forward runs its blocks once, in order",
+                )
+            args, kwargs = calls[0]
+            hidden = args[0] if args else kwargs["hidden_states"]
+            found.append(_Held(hidden, [_without_hidden(call) for call in calls], {}))
+        return found
 
     @torch.no_grad()
     def _verify(self) -> None:
         """Refuse the model unless walking the first sequence equals its own forward, stack by stack."""
         batch = {name: values[:1] for name, values in self.batches[0].items()}
         left: dict[str, Tensor] = {}
-        handles = [_note_output(stack, left) for stack in self.body.stacks]
-        try:
+        with ExitStack() as hooks:
+            for block in self.body.blocks:
+                hooks.enter_context(self.residence.visits(block.module))
+            for stack in self.body.stacks:
+                hooks.enter_context(tap_outputs(stack.blocks[-1], partial(left.__setitem__, stack.name)))
             final = self.body.hidden(**batch)
-        finally:
-            for handle in handles:
-                handle.remove()
+        walked: dict[str, list[Tensor]] = {}
         for stack in self.body.stacks:
-            held = self._capture(stack, batch)
+            (held,) = self._captured(stack, [batch], walked)
             for block in stack.blocks:
-                _step(stack, block, held)
+                with self.residence.of(block.module):
+                    self._step(stack, block, held)
             self._refuse_unless_equal(held.hidden, left[stack.name], f"the blocks of {stack.path}")
+            walked[stack.name] = [held.hidden]
         norm = stack.final_norm
-        walked = held.hidden if norm is None else norm.module(held.hidden)
-        self._refuse_unless_equal(walked, final, "its blocks and final norm")
+        after = held.hidden if norm is None else norm.module(held.hidden)
+        self._refuse_unless_equal(after, final, "its blocks and final norm")
 
     def _refuse_unless_equal(self, walked: Tensor, expected: Tensor, what: str) -> None:
+        expected = expected.to(walked.device)
         size = float(expected.abs().max())
         error = float((walked - expected).abs().max())
         if not error <= 64 * torch.finfo(expected.dtype).eps * size:
@@ -199,13 +259,30 @@ class BlockWalk:
             )
 
 
-def _note_output(stack: Stack, left: dict[str, Tensor]) -> RemovableHandle:
-    """Keep in `left` what the last block of a stack gives."""
+def _recorded(body: Anatomy, stack: Stack, calls: list[Call]) -> AbstractContextManager[None]:
+    """Within the block, a forward pass notes how each block of a stack is called, and ends at the last one."""
+    last = stack.blocks[-1]
+    return _replaced(body, stack, [_StandIn(b.module, stack.returns, calls, ends=b is last) for b in stack.blocks])
 
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        left[stack.name] = _hidden_of(output)
 
-    return stack.blocks[-1].module.register_forward_hook(hook)
+def _skipped(body: Anatomy, stack: Stack, hidden: Tensor) -> AbstractContextManager[None]:
+    """Within the block, a forward pass has `hidden` leave a stack whose blocks compute nothing."""
+    gives = [hidden, *[None] * (len(stack.blocks) - 1)]
+    modules = [_StandIn(b.module, stack.returns, None, given) for b, given in zip(stack.blocks, gives, strict=True)]
+    return _replaced(body, stack, modules)
+
+
+@contextmanager
+def _replaced(body: Anatomy, stack: Stack, modules: list[_StandIn]) -> Iterator[None]:
+    container = body.model.get_submodule(stack.path)
+    blocks = list(container)
+    try:
+        for index, module in enumerate(modules):
+            container[index] = module
+        yield
+    finally:
+        for index, block in enumerate(blocks):
+            container[index] = block
 
 
 def _without_hidden(call: Call) -> Call:
@@ -213,24 +290,3 @@ def _without_hidden(call: Call) -> Call:
     if args:
         return args[1:], kwargs
     return (), {name: value for name, value in kwargs.items() if name != "hidden_states"}
-
-
-def _call(block: Block, held: _Held) -> Any:
-    args, kwargs = held.calls[block.index]
-    if held.carried:
-        names = list(inspect.signature(block.module.forward).parameters)[1 : len(args) + 1]
-        args = tuple(held.carried.get(name, value) for name, value in zip(names, args, strict=True))
-        kwargs = {**kwargs, **{name: value for name, value in held.carried.items() if name not in names}}
-    return block.module(held.hidden, *args, **kwargs)
-
-
-def _step(stack: Stack, block: Block, held: _Held) -> None:
-    """Send one batch through a block; what comes out enters the next."""
-    output = _call(block, held)
-    held.hidden = _hidden_of(output)
-    held.carried = {name: output[index] for index, name in stack.carries}
-
-
-def _hidden_of(output: Any) -> Tensor:
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden

@@ -14,13 +14,16 @@ from torch.utils._pytree import tree_leaves
 class Peak(TorchDispatchMode):
     """Within the block, the largest number of bytes in storages that were made there and still lived.
 
+    Args:
+        dtype: count tensors of this type alone; default: all.
     Attributes:
         peak: in bytes.
         largest: bytes of the largest single storage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        self.dtype = dtype
         self.alive: dict[int, int] = {}
         self.peak = self.largest = 0
 
@@ -28,7 +31,8 @@ class Peak(TorchDispatchMode):
         given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
+            counted = isinstance(tensor, Tensor) and self.dtype in (None, tensor.dtype)
+            if counted and tensor.untyped_storage()._cdata not in given:
                 self.note(tensor.untyped_storage())
         return out
 
