@@ -28,7 +28,11 @@ PEERS = {"trainer": "benchmarks.peers.trainer:train", "muon_loop": "benchmarks.p
 
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "trainer": {"batch_size": (2, 4, 8), "learning_rate": (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3)},
-    "muon_loop": {"batch_size": (4, 8, 16), "muon_rate": (0.0025, 0.005, 0.01, 0.02, 0.04), "adam_rate": (2e-3, 4e-3, 8e-3, 16e-3)},
+    "muon_loop": {
+        "batch_size": (4, 8, 16),
+        "muon_rate": (0.0025, 0.005, 0.01, 0.02, 0.04),
+        "adam_rate": (2e-3, 4e-3, 8e-3, 16e-3),
+    },
 }
 KEPT = 2
 """How many of the short trials go to full length."""

@@ -79,64 +79,41 @@ def run_arm(key: str, folder: Path, options: dict[str, Any], shape: str) -> Outc
 
 
 def run(*, quick: bool = False, arms: str = "ab", repeats: int = 3, tokens_folder: Path | None = None) -> None:
-    """Measure and print."""
+    """Measure and print, one arm after the other; each is kept as soon as it is measured."""
     folder = tokens_folder or tokens.prepare(quick=quick)
     shape, repeats = ("toy", 1) if quick else ("reference", repeats)
-    options = {key: sweep.best(ARMS[key].peer, folder) for key in arms}
-    if quick:
-        options = {key: {**each, "tokens": 2560, "batch_size": 4} for key, each in options.items()}
-    measured: dict[str, list[Outcome]] = {key: [] for key in arms}
-    with Quiet() as quiet:
-        for _ in range(repeats):
-            for key in arms:
-                measured[key].append(run_arm(key, folder, options[key], shape))
-
-    rows, goals = [], []
-    for key, outcomes in measured.items():
+    for key in arms:
         arm = ARMS[key]
+        options = sweep.best(arm.peer, folder)
+        if quick:
+            options = {**options, "tokens": 2560, "batch_size": 4}
+        with Quiet() as quiet:
+            outcomes = [run_arm(key, folder, options, shape) for _ in range(repeats)]
         columns = {name: [outcome[name] for outcome in outcomes] for name in outcomes[0]}
-        speedup = ratios(columns["peer_seconds"], columns["seconds"])
-        reached = all(columns["counts"])
-        rows.append(
-            (
-                f"({key}) {arm.title}",
-                Spread.of(columns["peer_seconds"]).show(".1f", " s"),
-                _nats(columns["peer_loss"]),
-                "",
-            )
-        )
-        rows.append(
-            (
-                f"({key}) pomona",
-                Spread.of(columns["seconds"]).show(".1f", " s"),
-                _nats(columns["loss"]),
-                speedup.show(".2f", "x") if reached else "[red]mark not reached[/]",
-            )
+        speedup, reached = ratios(columns["peer_seconds"], columns["seconds"]), all(columns["counts"])
+        peer = (Spread.of(columns["peer_seconds"]).show(".1f", " s"), Spread.of(columns["peer_loss"]).show(".3f"), "")
+        verdict = speedup.show(".2f", "x") if reached else "[red]mark not reached[/]"
+        ours = (Spread.of(columns["seconds"]).show(".1f", " s"), Spread.of(columns["loss"]).show(".3f"), verdict)
+        table(
+            f"({key}) time to loss: from process start to the saved model, cold compilation included",
+            ["", "wall-clock", "validation, nats/token", "sooner"],
+            [(arm.title, *peer), ("pomona", *ours)],
+            f"median (range) of {repeats}",
         )
         # A run that misses the mark counts as no speed-up at all, however fast it was.
-        goals.append(Goal(f"({key}) times sooner than {arm.title}", speedup.median if reached else 0.0, arm.goal))
-    table(
-        "time to loss: from process start to the saved model, cold compilation included",
-        ["", "wall-clock", "validation, nats/token", "sooner"],
-        rows,
-        f"median (range) of {repeats}",
-    )
-    show_goals(goals)
-    code = [Path(__file__), *(ROOT / "benchmarks" / name for name in ("tokens.py", "sweep.py", "shapes.py"))]
-    code += [ROOT / "benchmarks" / "peers" / f"{ARMS[key].peer}.py" for key in arms]
-    code += sorted((ROOT / "benchmarks" / "recipes").glob("*.py"))
-    save(
-        "time_to_loss",
-        config={"repeats": repeats, "shape": shape, "peer_options": options},
-        measured={**measured, "machine_use": quiet.facts()},
-        goals=goals,
-        code=code,
-        quick=quick,
-    )
-
-
-def _nats(values: list[float]) -> str:
-    return Spread.of(values).show(".3f")
+        goals = [Goal(f"({key}) times sooner than {arm.title}", speedup.median if reached else 0.0, arm.goal)]
+        show_goals(goals)
+        code = [Path(__file__), *(ROOT / "benchmarks" / name for name in ("tokens.py", "sweep.py", "shapes.py"))]
+        code += [ROOT / "benchmarks" / "peers" / f"{arm.peer}.py"]
+        code += [ROOT / "benchmarks" / "recipes" / name for name in ("phases.py", f"time_to_loss_{key}.py")]
+        save(
+            f"time_to_loss_{key}",
+            config={"repeats": repeats, "shape": shape, "peer_options": options},
+            measured={"rounds": outcomes, "machine_use": quiet.facts()},
+            goals=goals,
+            code=code,
+            quick=quick,
+        )
 
 
 def command(arguments: list[str] | None = None) -> None:

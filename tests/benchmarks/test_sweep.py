@@ -32,7 +32,7 @@ def finished(folder: Path, losses: dict[tuple[int, int, float], float]) -> None:
     write_json(sweep.SWEEPS, {"trials": trials})
 
 
-def test_a_sweep_goes_over_the_grid_and_then_takes_the_best_to_full_length(
+def test_a_sweep_climbs_and_then_takes_the_best_to_full_length(
     tokens_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a sweep that never ends, repeats trials, or takes the worst to full length."""
@@ -54,6 +54,16 @@ def test_a_sweep_goes_over_the_grid_and_then_takes_the_best_to_full_length(
     assert sweep.best("trainer", tokens_folder) == {"tokens": sweep.FULL, "batch_size": 4, "learning_rate": 1e-3}
 
 
+def test_the_climb_asks_around_its_best_point_only(tokens_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a climb that goes over the whole grid, or that leaves a side of its best point untried."""
+    grid = {"batch_size": (2, 4, 8, 16), "learning_rate": (1e-3, 2e-3, 4e-3, 8e-3)}
+    monkeypatch.setattr(sweep, "GRIDS", {"trainer": grid})
+    short = sweep.SHORT
+    finished(tokens_folder, {(short, 8, 4e-3): 0.2, (short, 4, 4e-3): 0.1, (short, 4, 2e-3): 0.3, (1, 2, 5e-4): 0.0})
+    asked = [(each["batch_size"], each["learning_rate"]) for each in sweep.planned("trainer", tokens_folder)]
+    assert asked == [(2, 4e-3), (4, 8e-3)]
+
+
 def test_a_full_trial_decides_before_a_short_one(tokens_folder: Path) -> None:
     """Catches a short trial, whose loss says little about the end, that decides the comparison."""
     finished(tokens_folder, {(sweep.SHORT, 4, 1e-3): 0.1, (sweep.FULL, 8, 2e-3): 0.3, (sweep.FULL, 4, 2e-3): 0.2})
@@ -67,7 +77,7 @@ def test_other_tokens_make_a_sweep_void(tokens_folder: Path) -> None:
     finished(tokens_folder, {(sweep.FULL, 8, 2e-3): 0.3})
     (tokens_folder / "train.npy").write_bytes(b"other tokens")
     assert sweep.trials("trainer", tokens_folder) == []
-    assert len(list(sweep.planned("trainer", tokens_folder))) == 4
+    assert sweep.planned("trainer", tokens_folder) == [{"tokens": sweep.SHORT, "batch_size": 8, "learning_rate": 2e-3}]
     assert sweep.best("trainer", tokens_folder)["batch_size"] == 8
 
 

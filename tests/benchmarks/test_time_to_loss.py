@@ -56,4 +56,4 @@ def test_a_run_that_misses_the_mark_counts_for_nothing(
     outcome |= {"is_reference_model": True, "counts": loss <= 5.3}
     monkeypatch.setattr(time_to_loss, "run_arm", lambda *arguments: outcome)
     time_to_loss.run(arms="a", repeats=2, tokens_folder=work)
-    assert read_json(work / "results" / "time_to_loss.json")["goals"][0]["value"] == goal
+    assert read_json(work / "results" / "time_to_loss_a.json")["goals"][0]["value"] == goal
