@@ -14,7 +14,8 @@ from rich.text import Text
 from pomona.cli.anatomy import app as anatomy
 from pomona.cli.lazy import BUILDERS, LazyGroup, first_line
 from pomona.ground.console import console, output
-from pomona.ground.errors import PomonaError
+from pomona.ground.errors import ConfigError, PomonaError, TrainingDiverged, TrainingStopped
+from pomona.ground.ranks import is_main, rank
 from pomona.stages import VERBS
 
 app = typer.Typer(
@@ -158,6 +159,8 @@ def main() -> None:
     try:
         app()
     except PomonaError as error:
+        if not is_main() and not isinstance(error, ConfigError | TrainingDiverged | TrainingStopped):
+            sys.stderr.write(f"rank {rank()}: {error}\n")  # the others are found by all ranks and said by one
         console().print(Text.assemble((type(error).__name__, "red"), f": {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

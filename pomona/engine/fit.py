@@ -36,6 +36,7 @@ from pomona.ground.config import Config
 from pomona.ground.console import console, progress_bar, say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged, TrainingStopped
 from pomona.ground.machine import keep_freed_memory
+from pomona.ground.ranks import from_main, join
 
 
 class Stream(Protocol):
@@ -125,6 +126,7 @@ def fit(
     """
     config = config or FitConfig()
     keep_freed_memory()
+    join()
     accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=str(folder) if folder else None)
     device, main = accelerator.device, accelerator.is_main_process
     model.to(device)
@@ -142,7 +144,7 @@ def fit(
         return [objective.prepare(micro, draws) for micro in raw]
 
     done = 0
-    if checkpoints and (newest := checkpoints.newest()):
+    if checkpoints and (newest := from_main(checkpoints.newest)):
         done, values, extra = checkpoints.load(newest, model, optimizer)
         ledger = Ledger.from_dict(values["ledger"])
         guards.restore(values["guards"])
@@ -165,7 +167,9 @@ def fit(
         first = load(min(done, steps - 1))
         flops = _FlopsByLength(body, objective)
         passes = (steps - done) * config.micro_batches
-        compiling = should_compile(config.compile, body, objective, first[0], passes=passes, dtype=dtype, folder=folder)
+        own = folder if main else None
+        compiling = should_compile(config.compile, body, objective, first[0], passes=passes, dtype=dtype, folder=own)
+        compiling = from_main(lambda: compiling)
         flops.of(first[0])
         stack.enter_context(compiled_blocks(body, compiling))
         step_module, prepared_optimizer = accelerator.prepare(_Step(body, objective, dtype), optimizer)
@@ -192,7 +196,7 @@ def fit(
 
             nats = _accumulate(accelerator, step_module, micro_batches, device)
             targets = sum(count_targets(micro) for micro in micro_batches)
-            nats, targets = _over_ranks(accelerator, nats, targets)
+            nats, targets, stop = _over_ranks(accelerator, nats, targets, stopping.received is not None)
             norm = _scale_gradients(parameters, accelerator.num_processes / max(targets, 1), config.clip)
             try:
                 skipped = guards.admits(done + 1, nats / max(targets, 1), norm)
@@ -242,11 +246,11 @@ def fit(
                 kept.save(done, model, optimizer, {})
             if checkpoints and main and done < steps:
                 late = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
-                if late or stopping.received is not None:
+                if late or stop:
                     values = {"ledger": ledger.to_dict(), "guards": guards.state()}
                     checkpoints.save(done, model, optimizer, values, ema.tensors() if ema else None)
                     saved_at = time.monotonic()
-            if stopping.received is not None and done < steps:
+            if stop and done < steps:
                 error = TrainingStopped(
                     f"{title} stopped after step {done} of {steps}",
                     do="repeat the same command to continue from there"
@@ -308,12 +312,13 @@ def _accumulate(
     return nats
 
 
-def _over_ranks(accelerator: Accelerator, nats: float, targets: int) -> tuple[float, int]:
+def _over_ranks(accelerator: Accelerator, nats: float, targets: int, stop: bool) -> tuple[float, int, bool]:
+    """Loss and targets of the whole batch, and whether any process was asked to stop: all leave after one step."""
     if accelerator.num_processes == 1:
-        return nats, targets
-    sums = torch.tensor([nats, float(targets)], dtype=torch.float64, device=accelerator.device)
+        return nats, targets, stop
+    sums = torch.tensor([nats, float(targets), float(stop)], dtype=torch.float64, device=accelerator.device)
     sums = accelerator.reduce(sums, reduction="sum")
-    return float(sums[0]), int(sums[1])
+    return float(sums[0]), int(sums[1]), bool(sums[2])
 
 
 def _scale_gradients(parameters: Sequence[nn.Parameter], scale: float, clip: float | None) -> float:

@@ -34,4 +34,4 @@ class StopRequest:
     @property
     def exit_code(self) -> int:
         """128 + the signal's number, as shells and schedulers expect."""
-        return 128 + (self.received or 0)
+        return 128 + (self.received or signal.SIGTERM)  # None: another process was asked

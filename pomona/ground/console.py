@@ -7,6 +7,8 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pomona.ground.ranks import is_main
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
 
 @cache
 def console() -> Console:
-    """The console for progress and remarks (standard error)."""
+    """The console for progress and remarks (standard error). Of several processes one speaks."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=not is_main())
 
 
 @cache
@@ -30,7 +32,7 @@ def output() -> Console:
     from rich.console import Console
 
     of_its_own = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, width=None if of_its_own else 120)
+    return Console(highlight=False, width=None if of_its_own else 120, quiet=not is_main())
 
 
 def say(message: str) -> None:
@@ -60,5 +62,5 @@ def progress_bar(*columns: str) -> Progress:
         TimeRemainingColumn(compact=True),
         console=console(),
         transient=True,
-        disable=not console().is_terminal,
+        disable=not console().is_terminal or not is_main(),
     )

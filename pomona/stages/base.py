@@ -121,6 +121,7 @@ class Job:
         run: makes another stage from the same inputs (a pilot), reused when it is there already.
         finished: every artefact of this run so far, in order.
         recipe: the recipe as it ran, for the record.
+        main: whether this process writes.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Job:
     run: Callable[[Stage, str], Artefact]
     finished: Sequence[Artefact] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    main: bool = True
 
     def input(self, name: str) -> Artefact:
         """The one artefact of that need."""
@@ -201,6 +203,8 @@ class Stage(Config):
     """Whether the seed changes what is made."""
     supersedes: ClassVar[bool] = False
     """Whether the model it takes is a waypoint from then on: not examined unless asked for."""
+    on_all_ranks: ClassVar[bool] = False
+    """Whether all processes of a run carry it out together. Other stages are for rank 0 alone, the others wait."""
     silent: ClassVar[frozenset[str]] = frozenset()
     """Dotted keys that do not change what is made, and so do not enter the hash."""
 
@@ -252,7 +256,7 @@ class Stage(Config):
         return None
 
     def make(self, job: Job) -> Made:
-        """Do it."""
+        """Do it. On all ranks, where they do it together, of which `job.main` alone writes into the folders."""
         raise NotImplementedError
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pomona.ground.config import problems_of
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, Problem
 from pomona.ground.files import write_json
+from pomona.ground.ranks import from_main, is_main, wait
 from pomona.stages.base import Artefact, Job, Stage
 from pomona.stages.cleaning import described, leftovers, note_run
 from pomona.stages.graph import Node, made_by, wire
@@ -62,7 +62,8 @@ def run(
     if plan_only:
         return Run(store.folder, {})
     with store.locked():
-        note_run(store.folder, nodes)
+        if is_main():
+            note_run(store.folder, nodes)
         artefacts = execute(nodes, store, loaded)
     from pomona.stages.summary import summarize
 
@@ -114,11 +115,12 @@ def call(verb: str, values: Mapping[str, Any], out: str | Path, *, dashes: bool 
         found = store.find(nodes[0])
         if found.state != "made" and not (made_by(target) and found.wrong):
             raise ConfigError(f"{target} holds something else already", do="choose another --out, or remove the folder")
-    plan.measure()
+    measure(plan)
     show(plan, None, target)
     with store.locked():
         (artefact,) = execute(nodes, store, Recipe(Header(name=verb), (stage,), (label,), {verb: dict(values)}, source))
-    shutil.rmtree(store.folder, ignore_errors=True)
+    if is_main():
+        shutil.rmtree(store.folder, ignore_errors=True)
     return artefact
 
 
@@ -133,8 +135,16 @@ def prepare(recipe: Recipe, store: Store) -> tuple[list[Node], Plan]:
     nodes = wire(recipe.stages, recipe.labels, recipe.header.seed, report)
     plan = make_plan(nodes, store, lambda node: report(node.index))
     recipe.source.refuse(problems, f"{recipe.name} cannot run")
-    plan.measure()
+    measure(plan)
     return nodes, plan
+
+
+def measure(plan: Plan) -> None:
+    """Probe this machine for the stages that are still to be made: the same ones on all ranks, which train together."""
+    states = from_main(lambda: [entry.state for entry in plan.entries])
+    for entry, state in zip(plan.entries, states, strict=True):
+        entry.state = state
+    plan.measure()
 
 
 def execute(nodes: Sequence[Node], store: Store, recipe: Recipe) -> list[Artefact]:
@@ -147,30 +157,42 @@ def execute(nodes: Sequence[Node], store: Store, recipe: Recipe) -> list[Artefac
 
 def make(node: Node, store: Store, recipe: Recipe, finished: Sequence[Artefact]) -> Artefact:
     """The artefact of a stage: reused when it is there and intact, else made."""
-    found = store.find(node)
+    found = from_main(lambda: store.find(node))
     if found.state == "made":
-        store.drop_work(node)
+        if is_main():
+            store.drop_work(node)
         return store.artefact(node, found.folder)
     if found.state == "damaged":
         warn(f"{found.folder} is damaged ({'; '.join(found.wrong)}); making it again")
-        if found.folder != store.place(node):
+        if found.folder != store.place(node) and is_main():
             shutil.rmtree(found.folder)
     say(f"[bold]{node.label}[/] [dim]({node.stage.verb})[/]")
+    job = Job(
+        name=node.label,
+        seed=node.seed,
+        inputs={name: [store.source(each) for each in sources] for name, sources in node.inputs.items()},
+        folder=store.place(node),
+        work=store.work(node),
+        run=lambda stage, label: make(node.variant(stage, label), store, recipe, finished),
+        finished=finished,
+        recipe={"name": recipe.name, "seed": recipe.header.seed, "raw": recipe.raw, "labels": recipe.labels},
+        main=is_main(),
+    )
+    if is_main():
+        write(node, store, job)
+    elif node.stage.on_all_ranks:
+        node.stage.make(job)
+    wait()
+    store.forget(node)
+    return store.artefact(node, store.place(node))
+
+
+def write(node: Node, store: Store, job: Job) -> None:
+    """Carry out a stage in a new folder, which becomes the artefact when it is complete."""
     start = time.perf_counter()
     facts: dict[str, Any] = {}
-    with ExitStack() as stack:
-        part = stack.enter_context(store.writing(node, facts))
-        job = Job(
-            name=node.label,
-            seed=node.seed,
-            inputs={name: [store.source(each) for each in sources] for name, sources in node.inputs.items()},
-            folder=part,
-            work=store.work(node),
-            run=lambda stage, label: make(node.variant(stage, label), store, recipe, finished),
-            finished=finished,
-            recipe={"name": recipe.name, "seed": recipe.header.seed, "raw": recipe.raw, "labels": recipe.labels},
-        )
-        made = node.stage.make(job)
+    with store.writing(node, facts) as part:
+        made = node.stage.make(replace(job, folder=part))
         if made.ledger is not None:
             write_json(part / "ledger.json", made.ledger.to_dict())
         facts.update(made.facts)
@@ -186,7 +208,6 @@ def make(node: Node, store: Store, recipe: Recipe, finished: Sequence[Artefact])
             "versions": versions(),
             "seconds": round(time.perf_counter() - start, 3),
         }
-    return store.artefact(node, store.place(node))
 
 
 def versions() -> dict[str, str]:

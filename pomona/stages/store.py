@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from pomona.ground.files import (
     storage_errors,
     write_json,
 )
+from pomona.ground.ranks import is_main, wait
 from pomona.stages.base import Artefact
 from pomona.stages.graph import Node, Outside, made_by
 
@@ -51,9 +52,15 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run's folder; a second run is refused. What a killed one left half written is removed."""
-        with folder_lock(self.folder):
-            clear_partial(self.folder)
+        """Hold the run's folder; a second run is refused. What a killed one left half written is removed.
+
+        Of several processes rank 0 holds it for all.
+        """
+        wait()  # all have seen what was there
+        with folder_lock(self.folder) if is_main() else nullcontext():
+            if is_main():
+                clear_partial(self.folder)
+            wait()
             yield
 
     def place(self, node: Node) -> Path:
@@ -92,8 +99,12 @@ class Store:
             write_json(work / WORK_NOTE, {"hash": node.hash, "for": node.asked_by})
         with atomic_folder(place, facts) as part:
             yield part
-        self._checked.pop(place, None)
+        self.forget(node)
         self.drop_work(node)
+
+    def forget(self, node: Node) -> None:
+        """Look again at the folder of a stage, which has been written since."""
+        self._checked.pop(self.place(node), None)
 
     def drop_work(self, node: Node) -> None:
         """Remove what was left unfinished of a stage that is finished now, here or in another run."""

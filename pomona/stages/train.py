@@ -18,6 +18,7 @@ from pomona.engine.speed import fast_products
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
 from pomona.ground.files import read_json, write_json
+from pomona.ground.ranks import from_main, world_size
 from pomona.stages import main_line
 from pomona.stages.base import Artefact, Job, Made
 from pomona.stages.models import save
@@ -74,6 +75,8 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
         keep_state_after=main_line.fork_of(schedule, steps),
         title=job.name,
     )
+    if not job.main:
+        return Made()
     save(model, tokens.tokenizer, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
     training.ledger.merge(sweep, "sweep")
@@ -109,7 +112,7 @@ def choose_rate(stage: TrainingStage, job: Job, steps: int, ledger: Ledger) -> t
     assert stage.sweep is not None
     reached: dict[float, float | None] = {}
     notes = job.work / "diverged.json"
-    diverged: dict[str, Any] = read_json(notes) if notes.is_file() else {}
+    diverged: dict[str, Any] = from_main(lambda: read_json(notes) if notes.is_file() else {})
     pilot_steps = stage.pilot_steps(steps)
     for rate in stage.sweep.learning_rate:
         key = f"{rate!r} over {pilot_steps} steps"
@@ -119,7 +122,8 @@ def choose_rate(stage: TrainingStage, job: Job, steps: int, ledger: Ledger) -> t
             except TrainingDiverged as error:
                 warn(f"the pilot at {rate:g} diverged: {error.what}")
                 diverged[key] = error.spent or Ledger().to_dict()
-                write_json(notes, diverged)
+                if job.main:
+                    write_json(notes, diverged)
             else:
                 reached[rate] = float(pilot.facts["quality"]["nats_per_token"])
                 ledger.merge(Ledger.from_dict(pilot.ledger()))
@@ -149,8 +153,6 @@ class Later:
 
 def continued(tokens: Tokens, stage: TrainingStage, seed: int, earlier: Read) -> TokenStream | Later:
     """The stage's stream, after what earlier runs over the same tokens have read."""
-    from accelerate import PartialState
-
     runs = [*earlier, (0, stage.batch_size, stage.seq_length)]
     ends = [sum(steps for steps, _, _ in runs[: index + 1]) for index in range(len(runs) - 1)]
 
@@ -165,7 +167,7 @@ def continued(tokens: Tokens, stage: TrainingStage, seed: int, earlier: Read) ->
         seq_length=stage.seq_length if len(lengths) == 1 else lambda step: run_at(step)[2],
         longest=max(*lengths, stage.chunk_length or 0),
         seed=seed,
-        world_size=PartialState().num_processes,
+        world_size=world_size(),
         respect_documents=stage.respect_documents,
     )
     return Later(stream, ends[-1]) if ends else stream

@@ -36,6 +36,7 @@ class TrainingStage(Stage):
 
     makes: ClassVar[ArtefactKind] = "model"
     seeded: ClassVar[bool] = True
+    on_all_ranks: ClassVar[bool] = True
     silent: ClassVar[frozenset[str]] = frozenset(
         {"engine.checkpoint_minutes", "engine.keep_checkpoints", "engine.trackers"}
     )
