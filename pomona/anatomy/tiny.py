@@ -60,7 +60,15 @@ _T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
-_GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+_GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 
 TINY: dict[str, Tiny] = {
     "llama": Tiny("llama", {**SIZES, "num_key_value_heads": 4, "tie_word_embeddings": True}),
@@ -119,6 +127,9 @@ TINY: dict[str, Tiny] = {
             "moe_intermediate_size": 24,
             "shared_expert_intermediate_size": 40,
             "mlp_only_layers": [1],
+            "layer_types": KINDS,
+            "use_sliding_window": True,
+            "sliding_window": 6,
         },
     ),
     "qwen3_moe": Tiny(
@@ -130,10 +141,13 @@ TINY: dict[str, Tiny] = {
             "moe_intermediate_size": 24,
             "head_dim": 16,
             "norm_topk_prob": True,
+            "decoder_sparse_step": 2,
         },
     ),
-    "gpt2": Tiny("gpt2", {**_GPT2, "bos_token_id": 0, "eos_token_id": 0}),
+    "gpt2": Tiny("gpt2", _GPT2),
+    "gpt2-by-depth": Tiny("gpt2", {**_GPT2, "scale_attn_by_inverse_layer_idx": True}),
     "bert": Tiny("bert", SIZES, "AutoModelForMaskedLM"),
+    "bert-decoder": Tiny("bert", {**SIZES, "is_decoder": True}),
     "t5": Tiny("t5", _T5, "AutoModelForSeq2SeqLM"),
     "t5-gated": Tiny("t5", {**_T5, "feed_forward_proj": "gated-gelu"}, "AutoModelForSeq2SeqLM"),
 }

@@ -11,7 +11,7 @@ from pomona.anatomy.probes.check import DIFFERENT, EQUAL, Check, difference
 from pomona.anatomy.probes.depth import probe_blocks
 from pomona.anatomy.probes.experts import probe_experts
 from pomona.anatomy.probes.lab import enlarged_copy, normalize, outputs_of
-from pomona.anatomy.probes.maps import probe_norms, probe_weights
+from pomona.anatomy.probes.maps import probe_head_norms, probe_norms, probe_weights
 from pomona.anatomy.probes.numbers import (
     probe_embedding,
     probe_forward,
@@ -29,6 +29,7 @@ PROBES = (
     probe_embedding,
     probe_sizes,
     probe_norms,
+    probe_head_norms,
     probe_placement,
     probe_unseen,
     probe_weights,

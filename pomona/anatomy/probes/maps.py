@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pomona.anatomy.body import Anatomy
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import EQUAL, Check, difference, equal
-from pomona.anatomy.probes.lab import normalize, outputs_of
+from pomona.anatomy.probes.lab import attentions_of, normalize, outputs_of
 from pomona.anatomy.taps import tap_inputs, tap_outputs
 from pomona.anatomy.weight import Norm
 
@@ -27,6 +27,23 @@ def probe_weights(body: Anatomy) -> Iterator[Check]:
         given, got = torch.cat(seen[::2]).detach(), torch.cat(seen[1::2]).detach()
         found = nn.functional.linear(given, weight.read(), weight.bias_read())
         yield equal("weights", f"{weight.name} ({weight.role})", found, got)
+
+
+def probe_head_norms(body: Anatomy) -> Iterator[Check]:
+    """The norm of queries gets the queries, and the norm of keys the keys."""
+    inputs = example_inputs(body)
+    for _, attention, _ in attentions_of(body):
+        for weight, norm in ((attention.query, attention.query_norm), (attention.key, attention.key_norm)):
+            if norm is None:
+                continue
+            seen: list[Tensor] = []
+            handle = norm.module.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0]))
+            with tap_outputs(weight, seen.append):
+                outputs_of(body, inputs)
+            handle.remove()
+            # Heads and positions may have changed places in between.
+            made, read = (x.detach().flatten().sort().values for x in seen)
+            yield equal("head norms", f"{norm.gain.name} after {weight.name}", read, made)
 
 
 def probe_norms(body: Anatomy) -> Iterator[Check]:

@@ -63,8 +63,19 @@ def probe_sizes(body: Anatomy) -> Iterator[Check]:
                     yield Check(
                         "sizes", f"{block.path}: {name}", value == size, f"{value} in the configuration, {size} here"
                     )
+        if stack.positions is not None and body.embedding is not None:
+            rows, most = stack.positions.shape[0], body.max_positions
+            found = f"{most} positions, {rows} rows in the table"
+            yield Check("sizes", f"{stack.path}: {fields.max_positions}", most is not None and most <= rows, found)
         count = getattr(config, declared.count)
         yield Check("sizes", f"{stack.path}: {declared.count}", count == len(stack.blocks), f"{count}")
+    evidence = {
+        "rotary": any(block.attention.rotary for block in body.blocks),
+        "learned": any(stack.positions is not None for stack in body.stacks),
+        "relative_bias": any(part.role.endswith("bias_table") for part in body.parts()),
+    }
+    kind = body.shape.positions
+    yield Check("sizes", "positions", evidence.get(kind, True), f"{kind} declared, {evidence} found")
     seen = {part.key: part.numel() for part in body.parts()}
     unseen = sum(body.model.get_parameter(name).numel() for name in (*body.unseen, *body.elsewhere))
     total = sum(parameter.numel() for parameter in body.model.parameters())

@@ -14,13 +14,13 @@ from pomona.anatomy.declaration import (
 )
 
 
-def _attention(path: str) -> AttentionShape:
+def _attention(path: str, bias_table: str = "") -> AttentionShape:
     return AttentionShape(
         query=f"{path}.q",
         key=f"{path}.k",
         value=f"{path}.v",
         output=f"{path}.o",
-        bias_table=f"{path}.relative_attention_bias?",
+        bias_table=f"{path}.{bias_table}" if bias_table else None,
         scaling=1.0,
     )
 
@@ -38,7 +38,7 @@ T5 = Shape(
             name="encoder",
             blocks="encoder.block",
             block=BlockShape(
-                attention=_attention("layer.0.SelfAttention"),
+                attention=_attention("layer.0.SelfAttention", "relative_attention_bias?"),
                 ffn=_feed_forward("layer.1.DenseReluDense"),
                 norm_attention="layer.0.layer_norm",
                 norm_ffn="layer.1.layer_norm",
@@ -53,14 +53,14 @@ T5 = Shape(
             name="decoder",
             blocks="decoder.block",
             block=BlockShape(
-                attention=_attention("layer.0.SelfAttention"),
+                attention=_attention("layer.0.SelfAttention", "relative_attention_bias?"),
                 cross_attention=_attention("layer.1.EncDecAttention"),
                 ffn=_feed_forward("layer.2.DenseReluDense"),
                 norm_attention="layer.0.layer_norm",
                 norm_cross="layer.1.layer_norm",
                 norm_ffn="layer.2.layer_norm",
                 returns=3,
-                carries=((1, "position_bias"), (2, "encoder_decoder_position_bias")),
+                carries=((1, "position_bias"),),
             ),
             final_norm="decoder.final_layer_norm",
             count="num_decoder_layers",
