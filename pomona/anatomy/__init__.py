@@ -20,6 +20,7 @@ from pomona.anatomy.taps import (
     tap_outputs,
     tap_stream,
 )
+from pomona.anatomy.touched import touched
 from pomona.anatomy.verify import Verification, verify, verify_weights
 from pomona.anatomy.walk import BlockWalk
 from pomona.anatomy.weight import Norm, Weight
@@ -52,6 +53,7 @@ __all__ = [
     "tap_inputs",
     "tap_outputs",
     "tap_stream",
+    "touched",
     "towers",
     "use_attention",
     "verify",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 from weakref import WeakKeyDictionary
@@ -77,15 +80,29 @@ def _choose(model: Any, name: str) -> None:
 
 def _set(model: Any, name: str) -> None:
     before = model.config._attn_implementation
-    model.set_attn_implementation(name)
+    with _without_warnings():
+        model.set_attn_implementation(name)
     if model.config._attn_implementation != name:
-        model.set_attn_implementation(before)
+        with _without_warnings():
+            model.set_attn_implementation(before)
         raise UnsupportedModel(
             f"the attention kernel of {type(model).__name__} cannot be chosen",
             needs="attention that goes through transformers' AttentionInterface",
             found=f"it stays {before!r}",
             do="choose a model whose attention does",
         )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """transformers warns where we raise."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def additive(mask: Tensor, like: Tensor) -> Tensor:

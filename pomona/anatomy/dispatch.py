@@ -144,10 +144,11 @@ class modify_attention:
         model = self.body.model
         shared = _ON_MODEL.get(model)
         refuse_conflicts([*(shared.modifiers() if shared else ()), *self.modifiers])
+        self._places = places_of(self.body)
         if shared is None:
-            shared = _Shared(self.body)
-            shared.attach()
-            _ON_MODEL[model] = shared
+            suspend_kernel(model, NAME)
+            shared = _ON_MODEL[model] = _Shared(model)
+        shared.attach(self._places)
         self._touched: set[int] = set()
         shared.contexts.append(self)
         return self
@@ -205,9 +206,9 @@ def refuse_conflicts(modifiers: Sequence[Modifier]) -> None:
 
 @dataclass(eq=False)
 class _Shared:
-    """What the open contexts of one model share: one dispatcher, one map of places."""
+    """What the open contexts of one model share: one dispatcher, one map of places. Its towers have one together."""
 
-    body: Anatomy
+    model: Any
     contexts: list[modify_attention] = field(default_factory=list)
     calls: int = 0
     bypassed: set[str] = field(default_factory=set)
@@ -218,22 +219,21 @@ class _Shared:
     def modifiers(self) -> list[Modifier]:
         return [modifier for context in self.contexts for modifier in context.modifiers]
 
-    def attach(self) -> None:
-        self._places = places_of(self.body)
-        suspend_kernel(self.body.model, NAME)
-        for module in self._places:
+    def attach(self, places: dict[nn.Module, tuple[Place, Attention]]) -> None:
+        for module in places.keys() - self._places.keys():
             _BY_MODULE[module] = self
             self._handles += [
                 module.register_forward_pre_hook(self._begin),
                 module.register_forward_hook(self._end),
             ]
+        self._places |= places
 
     def detach(self) -> None:
         for handle in self._handles:
             handle.remove()
         for module in self._places:
             _BY_MODULE.pop(module, None)
-        resume_kernel(self.body.model)
+        resume_kernel(self.model)
 
     def dispatch(self, module: nn.Module, arguments: dict[str, Any]) -> Tensor:
         """(B, T, N, H) of one call, after all modifiers."""
@@ -241,7 +241,7 @@ class _Shared:
         self._dispatched[module] = True
         call = call_of(*self._places[module], arguments)
         for context in self.contexts:
-            for modifier in context.modifiers:
+            for modifier in context.modifiers if module in context._places else ():
                 before = set(call.needs)
                 call.needs, call._allowed = set(), modifier.effects
                 modifier.modify(call)

@@ -13,6 +13,7 @@ REMEDIES = {
     "roles": "query, key, value, up or gate are exchanged, or what a query sees is declared wrongly (causal, window)",
     "scores": "scores have another factor or soft cap, or queries and keys another norm: declare them",
     "rotary": "another number of features is turned by position: declare how many, and in which blocks none are",
+    "attention": "another module calls the attention kernel, or heads lie in another order: look at AttentionShape",
     "experts": "a token uses other experts than the router's largest, or up and gate are exchanged",
     "gradients": "no gradient reaches this part and it was not proven idle: it is not what it is declared to be",
     "rescaling": "a norm has other readers than is declared: a further reader, or a placement of another kind",

@@ -184,8 +184,9 @@ def g_stack_(model: Any, config: GStackConfig | None = None) -> GrowthReport:
         model: a transformers model, or its anatomy, which is then brought up to date.
         config: sizes and pattern; the paper's by default.
     Raises:
-        ConfigError: the order does not fit. UnsupportedModel: the blocks cannot be restacked, or are not pre-norm
-            where new blocks shall be identities. Nothing was changed then.
+        ConfigError: the order does not fit, or is the present one.
+        UnsupportedModel: the blocks cannot be restacked, or are not pre-norm where new blocks shall be identities.
+            Nothing was changed then.
     """
     start = time.perf_counter()
     config = config or GStackConfig()
@@ -195,9 +196,10 @@ def g_stack_(model: Any, config: GStackConfig | None = None) -> GrowthReport:
         body.require("pre_norm", method=f"{config.method} with identity blocks")
     before, parameters = len(body.blocks), body.parameter_count()
     order = config.order_for(before)
-    body.restack_(order)
-    if config.new_blocks == "identity":
-        _silence_repeats_(body, order)
+    with anatomy.touched(body, config.method):
+        body.restack_(order)
+        if config.new_blocks == "identity":
+            _silence_repeats_(body, order)
     return GrowthReport(
         order=tuple(order),
         blocks_before=before,

@@ -110,7 +110,12 @@ def gptq_(model: PreTrainedModel, batches: Iterable[Batch], config: GptqConfig |
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), fast_calibration(model), BlockWalk(model, inputs) as walk:
+        with (
+            torch.no_grad(),
+            fast_calibration(model),
+            anatomy.touched(model, config.method),
+            BlockWalk(model, inputs) as walk,
+        ):
             for block in walk:
                 weights = [weight for weight in once(block.weights()) if weight.key in left]
                 left.difference_update(weight.key for weight in weights)

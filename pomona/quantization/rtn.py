@@ -56,9 +56,11 @@ def quantize_rtn_(model: PreTrainedModel, config: RoundToNearestConfig | None = 
     config = config or RoundToNearestConfig()
     begin = time.perf_counter()
     weights = choose(anatomy.of(model), config)
-    reports = [
-        put(weight, round_to_nearest(weight.read(), config.grid, dtype=weight.parameter.dtype)) for weight in weights
-    ]
+    with anatomy.touched(model, config.method):
+        reports = [
+            put(weight, round_to_nearest(weight.read(), config.grid, dtype=weight.parameter.dtype))
+            for weight in weights
+        ]
     return QuantizationReport(
         method=config.method,
         config=config.model_dump(mode="json"),

@@ -29,15 +29,16 @@ def logits(model: Any) -> Tensor:
 
 
 @every_family
-def test_factor_one_is_the_identity(make: Any) -> None:
-    """g = 1 leaves the state dict and the function as they are."""
+def test_factor_one_is_refused(make: Any) -> None:
+    """Catches a growth that did nothing passing for one, and one that did not leave everything as it was."""
     model = make()
     before, made = state(model), logits(model)
-    report = g_stack_(model, GStackConfig(factor=1))
+    for config in (GStackConfig(factor=1), GStackConfig(order=(0, 1))):
+        with pytest.raises(ConfigError, match="g-stack changed nothing"):
+            g_stack_(model, config)
     after = state(model)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(logits(model), made)
-    assert report.blocks_before == report.blocks_after
 
 
 @every_family

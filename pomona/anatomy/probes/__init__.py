@@ -7,6 +7,7 @@ ones first.
 
 from __future__ import annotations
 
+from pomona.anatomy.probes.attention import probe_attention
 from pomona.anatomy.probes.check import DIFFERENT, EQUAL, Check, difference
 from pomona.anatomy.probes.depth import probe_blocks
 from pomona.anatomy.probes.experts import probe_experts
@@ -36,6 +37,7 @@ PROBES = (
     probe_scores,
     probe_roles,
     probe_rotary,
+    probe_attention,
     probe_experts,
     probe_spaces,
     probe_fast,
