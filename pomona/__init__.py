@@ -25,8 +25,8 @@ __version__ = "0.1.0"
 
 leave_out_remarks_of_torchao()
 
-_ROOMS = ("anatomy", "catalog", "data", "engine", "examination", "ground", "growth", "objectives", "optimizers",
-          "quantization", "runtime", "schedules", "stages")  # fmt: skip
+_ROOMS = ("anatomy", "catalog", "data", "engine", "examination", "ground", "growth", "merging", "objectives",
+          "optimizers", "quantization", "runtime", "schedules", "stages")  # fmt: skip
 _NAMES = {"Artefact": "stages", "Recipe": "stages", "Run": "stages", "load": "stages", "run": "stages"}
 
 

@@ -17,7 +17,7 @@ from pomona.ground.lazy import names_from
 
 if TYPE_CHECKING:
     from pomona.catalog.cards import Parameter, card, parameters
-    from pomona.catalog.field import Growth, MethodOf, ObjectiveMethod, Optimizer, Quantization, ScheduleMethod
+    from pomona.catalog.field import Growth, Merging, MethodOf, ObjectiveMethod, Optimizer, Quantization, ScheduleMethod
     from pomona.catalog.listing import KINDS, Kind, Row, config_class, find, rows, source_file
 
 __getattr__ = names_from(
@@ -26,6 +26,7 @@ __getattr__ = names_from(
         "KINDS": "listing",
         "Growth": "field",
         "Kind": "listing",
+        "Merging": "field",
         "MethodOf": "field",
         "ObjectiveMethod": "field",
         "Optimizer": "field",
@@ -46,6 +47,7 @@ __all__ = [
     "KINDS",
     "Growth",
     "Kind",
+    "Merging",
     "MethodOf",
     "ObjectiveMethod",
     "Optimizer",
