@@ -15,15 +15,15 @@ test: $(VENV)/.ready            ## the default test suite
 bench: $(VENV)/.ready           ## pomona against its peers on this machine; ARGS="train_step --quick"
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(VENV)/.ready            ## regenerate what is generated: the method table of the README, docs/methods.md, docs/stages.md
-	$(BIN)/python docs/generate.py
+docs: $(VENV)/.ready            ## regenerate what is generated: the method table of the README, docs/methods.md, stages.md, families.md
+	$(BIN)/python -m docs.generate --families
 
 lint: $(VENV)/.ready            ## style, types, import rules, generated pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m docs.generate --check
 
 clean:                          ## remove what runs have made; the virtual environment stays
 	rm -rf runs build dist

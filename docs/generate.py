@@ -2,6 +2,7 @@
 
 docs/methods.md   the card of every method and its parameters
 docs/stages.md    every stage of a recipe and its fields
+docs/families.md  what is proven about each family; only with --families, because the proofs take a minute
 README.md         the table of methods, between two markers
 """
 
@@ -117,9 +118,14 @@ def pages() -> dict[Path, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a page is out of date")
-    check = parser.parse_args().check
-    stale = []
-    for path, text in pages().items():
+    parser.add_argument("--families", action="store_true", help="docs/families.md too: executes every probe")
+    arguments = parser.parse_args()
+    check, wanted, stale = arguments.check, pages(), []
+    if arguments.families:
+        from docs import families
+
+        wanted[ROOT / "docs/families.md"] = families.page(families.verified())
+    for path, text in wanted.items():
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(path.relative_to(ROOT).as_posix())
