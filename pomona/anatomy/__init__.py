@@ -8,6 +8,8 @@ from pomona.anatomy.block import Attention, Block, FeedForward, Stack
 from pomona.anatomy.body import Anatomy, of, towers
 from pomona.anatomy.declaration import Shape
 from pomona.anatomy.dispatch import Modifier, modify_attention
+from pomona.anatomy.edits import Edit, EditPlan
+from pomona.anatomy.loading import load, read_weights, shadow
 from pomona.anatomy.permute import permute_
 from pomona.anatomy.registry import known_shapes, register
 from pomona.anatomy.space import Axis, Space
@@ -32,6 +34,8 @@ __all__ = [
     "Axis",
     "Block",
     "BlockWalk",
+    "Edit",
+    "EditPlan",
     "FeedForward",
     "Modifier",
     "Norm",
@@ -42,13 +46,16 @@ __all__ = [
     "Verification",
     "Weight",
     "known_shapes",
+    "load",
     "modify_attention",
     "of",
     "permute_",
+    "read_weights",
     "register",
     "replace_branch",
     "replace_inputs",
     "replace_outputs",
+    "shadow",
     "tap_branch",
     "tap_inputs",
     "tap_outputs",

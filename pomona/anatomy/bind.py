@@ -51,10 +51,11 @@ class Binder:
         self.model, self.shape = model, shape
         self.find = Finder(model, shape)
         self.body_path = self.find.body_path
-        self.residual = Space("residual", int(self.find.field(shape.fields.hidden_size)))
+        self.residual = self.find.residual
         self.vocabulary: Space | None = None
         if shape.embedding is not None:
-            self.vocabulary = Space("vocabulary", int(self.find.field(shape.fields.vocabulary)))
+            vocab_size = self.find.size("vocabulary", "", int(self.find.field(shape.fields.vocabulary)))
+            self.vocabulary = Space("vocabulary", vocab_size)
         known = [self.residual] if self.vocabulary is None else [self.residual, self.vocabulary]
         self.surroundings = Surroundings(self.find, known)
 
@@ -109,6 +110,7 @@ class Binder:
             own_tokens=self.own_tokens,
             transform=None if declared.transform is None else find.need("", declared.transform)[1],
             transform_parts=parts + (norm.weights() if norm else []),
+            norm=norm,
             direct=declared.module is None,
             added=None if declared.added is None else getattr(self.model, declared.added, None),
             scale=find.factor(declared.scale),

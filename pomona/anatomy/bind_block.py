@@ -82,13 +82,15 @@ class BlockBinder:
         find, fields = self.finder, self.fields
         self_attention = role == "attention"
         heads_all = int(find.field(fields.heads))
-        width = int(find.field(fields.head_dim, int(find.field(fields.hidden_size)) // heads_all))
+        usual = int(find.field(fields.head_dim, int(find.field(fields.hidden_size)) // heads_all))
+        width = find.size("head_dim", f"{path}.{role}", usual)
         # One table of score biases serves all blocks of a stack, so their heads keep step with it.
         shared = (declared.bias_table or self.stack.bias_table) is not None and self_attention
         scope = f"{self.stack.name if shared else path}.{role}"
         num_heads = inputs_of(find.need(path, declared.output)[1]) // width
         if isinstance(declared.key, Fused):
-            num_kv = round(num_heads * int(find.field(fields.kv_heads, heads_all)) / heads_all)
+            usual = round(num_heads * int(find.field(fields.kv_heads, heads_all)) / heads_all)
+            num_kv = find.size("kv_head", scope, usual)
         else:
             num_kv = outputs_of(find.need(path, declared.key)[1]) // width
         if num_kv < 1 or num_heads % num_kv:

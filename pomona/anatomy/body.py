@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from pomona.anatomy.space import Space
 from pomona.anatomy.surroundings import Fast
 from pomona.anatomy.weight import Norm, Weight
 from pomona.ground.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from pomona.anatomy.edits import Edit
 
 
 def of(model: Any, shape: str | Shape | None = None) -> Anatomy:
@@ -178,6 +182,17 @@ class Anatomy:
     def final_norm(self) -> Norm | None:
         """Norm after the last block of the last stack, or None."""
         return self.stacks[-1].final_norm
+
+    @property
+    def head_norm(self) -> Norm | None:
+        """Norm whose outputs the head reads, or None."""
+        norm = None if self._head is None else self._head.norm
+        return norm or self.final_norm
+
+    @property
+    def head_scales(self) -> tuple[float, float]:
+        """Factors of what the head reads and of the logits."""
+        return (1.0, 1.0) if self._head is None else (self._head.scale, self._head.logits_scale)
 
     @property
     def has_transform(self) -> bool:
@@ -342,6 +357,15 @@ class Anatomy:
     def require(self, *names: str, method: str) -> None:
         """Refuse the model by `UnsupportedModel` unless it has every named capability."""
         capabilities.require(self, names, method)
+
+    @contextmanager
+    def edit(self) -> Iterator[Edit]:
+        """Change sizes and values together, all or nothing, when the block ends; see `pomona.anatomy.edits`."""
+        from pomona.anatomy.edits import Edit
+
+        edit = Edit(self)
+        yield edit
+        edit.apply()
 
     def restack_(self, order: Sequence[int], stack: str | None = None) -> None:
         """Rebuild a stack from copies of its blocks; see `pomona.anatomy.restack.restack_`."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pomona.anatomy.declaration import Factor, Fused, NormKind, Shape, Storage
+from pomona.anatomy.sizes import recorded
 from pomona.anatomy.space import Axis, Space
 from pomona.anatomy.weight import Norm, Runs, Weight
 from pomona.ground.errors import UnsupportedModel
@@ -23,6 +24,7 @@ class Finder:
         self.body: nn.Module = model.base_model if tower is None else tower[1]
         self.body_path = next(name for name, module in model.named_modules() if module is self.body)
         self.config = model.config if tower is None else tower[1].config
+        self.recorded = recorded(self.config)
 
     # ---- configuration
 
@@ -34,6 +36,15 @@ class Finder:
                 raise self.refusal(f"the configuration field {name!r}", "none")
             return default
         return value
+
+    def size(self, space: str, scope: str, otherwise: int) -> int:
+        """The size of a space: what the configuration records for it, see `sizes`, or what its fields say."""
+        return self.recorded.get(scope, {}).get(space, otherwise)
+
+    @property
+    def residual(self) -> Space:
+        """The space of the hidden states."""
+        return Space("residual", self.size("residual", "", int(self.field(self.shape.fields.hidden_size))))
 
     def factor(self, declared: Factor | float | None, head_dim: int | None = None) -> float:
         """The value of a declared factor; 1 for None."""

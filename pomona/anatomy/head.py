@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pomona.anatomy.declaration import Pool
-from pomona.anatomy.weight import Weight
+from pomona.anatomy.weight import Norm, Weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,7 @@ class Head:
         own_tokens: positions at the start that the stem adds of its own.
         transform: module before the linear map, or None.
         transform_parts: weights between hidden states and linear map.
+        norm: the last of them, where it is a norm, or None.
         direct: the linear map alone follows the transform; else `module` holds the transform too.
         added: a constant that is added to the logits, or None.
     """
@@ -33,6 +34,7 @@ class Head:
     own_tokens: int
     transform: nn.Module | None
     transform_parts: list[Weight]
+    norm: Norm | None
     direct: bool
     added: Tensor | None
     scale: float

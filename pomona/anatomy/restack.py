@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from pomona.anatomy import sizes as sizing
+from pomona.anatomy.architecture import build, follow_configs, follow_numbers, reread, restored_on_error, tower_of
+from pomona.anatomy.sizes import Sizes
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
 if TYPE_CHECKING:
+    from pomona.anatomy.block import Stack
     from pomona.anatomy.body import Anatomy
 
 
@@ -18,8 +22,9 @@ def restack_(body: Anatomy, order: Sequence[int], stack: str | None = None) -> N
     """Give the model the blocks `order[0], order[1], ...` of its present stack.
 
     A block that is named several times is copied (no storage is shared); one that is not named is removed. Indices
-    within the blocks, the number of blocks and every per-block list in the configuration follow, so that the saved
-    folder loads as it is. If anything is refused, nothing was changed.
+    within the blocks, the number of blocks, every per-block list in the configuration and recorded sizes follow, so
+    that the saved folder loads as it is. A table that one block holds for all of its stack (T5's position bias) stays
+    at that place. If anything is refused or fails, nothing was changed.
 
     Args:
         order: indices into the present blocks, at least one.
@@ -41,36 +46,85 @@ def restack_(body: Anatomy, order: Sequence[int], stack: str | None = None) -> N
             "the new order of blocks is not valid", needs=f"at least one index from 0 to {count - 1}", found=str(wanted)
         )
     _refuse_fixed_depth(body, wanted, count)
-    if chosen.carries and any(b.attention.bias_table is not None for b in chosen.blocks):
-        raise UnsupportedModel(
-            f"the blocks of {type(body.model).__name__} cannot be restacked (nothing was changed)",
-            needs="blocks that are alike",
-            found=f"{chosen.blocks[0].path} alone holds the position bias of its stack",
-            do="choose a model without a shared position bias",
-        )
-    lists = _per_block_lists(body, count)
+    model = body.model
+    fields: dict[str, Any] = {name: [v[i] for i in wanted] for name, v in _per_block_lists(body, count).items()}
+    for name in body.shape.fields.of_blocks:
+        if getattr(body.config, name, None):
+            named = getattr(body.config, name)
+            fields[name] = [place for place, index in enumerate(wanted) if index in named]
+    fields[declared.count] = len(wanted)
+    sizes = sizing.recorded(body.config)
+    if sizes:
+        fields[sizing.RECORD] = sizing.record_of(body, _moved(sizes, chosen.path, wanted))
+    tower = tower_of(model, body.config)
+    old, new = (build(type(model), reread(model.config, changes, tower)) for changes in ({}, fields))
+
+    was, becomes = (built.get_submodule(chosen.path) for built in (old, new))
+    tables = _shared_tables(body, chosen, [(was[index], becomes[place]) for place, index in enumerate(wanted)])
 
     modules: list[nn.Module] = []
-    for place, index in enumerate(wanted):
-        module = chosen.blocks[index].module
-        modules.append(_copy(module) if index in wanted[:place] else module)
+    with restored_on_error(model):
+        for place, index in enumerate(wanted):
+            module = chosen.blocks[index].module
+            modules.append(_copy(module) if index in wanted[:place] else module)
+        for place, (index, module) in enumerate(zip(wanted, modules, strict=True)):
+            _fit_place(module, was[index], becomes[place], tables)
+        container = model.get_submodule(chosen.path)
+        kept = list(container)
+        container.extend(modules)
+        del container[: len(kept)]
+        follow_configs(model, old, new)
+        body.refresh()
 
-    # Nothing below can fail: the edit is made in one go.
-    container = body.model.get_submodule(chosen.path)
-    kept = list(container)
-    container.extend(modules)
-    del container[: len(kept)]
-    for index, module in enumerate(modules):
-        for part in module.modules():
-            if isinstance(getattr(part, "layer_idx", None), int):
-                part.layer_idx = index  # type: ignore[assignment]
-    for name, values in lists.items():
-        setattr(body.config, name, [values[index] for index in wanted])
-    for name in body.shape.fields.of_blocks:
-        named = getattr(body.config, name, None) or []
-        setattr(body.config, name, [place for place, index in enumerate(wanted) if index in named])
-    setattr(body.config, declared.count, len(wanted))
-    body.refresh()
+
+def _shared_tables(body: Anatomy, stack: Stack, moves: Sequence[tuple[nn.Module, nn.Module]]) -> dict[str, nn.Module]:
+    """Path in a block -> the part that one block holds for all, and which another place shall hold.
+
+    Args:
+        moves: what each chosen block was built as, and what is built at its new place.
+    """
+    found: dict[str, nn.Module] = {}
+    for was, becomes in moves:
+        before, after = dict(was.named_modules()), dict(becomes.named_modules())
+        for path in sorted(set(after) - set(before)):
+            holders = [part for block in stack.blocks for name, part in block.module.named_modules() if name == path]
+            if len(holders) != 1 or path in found:
+                raise UnsupportedModel(
+                    f"the blocks of {type(body.model).__name__} cannot change places so (nothing was changed)",
+                    needs="blocks with the same parts at every place, but for one table of their stack",
+                    found=f"{path}, which some places have and others do not",
+                    do="keep such blocks at their places",
+                )
+            found[path] = holders[0]
+    return found
+
+
+def _fit_place(block: nn.Module, was: nn.Module, becomes: nn.Module, tables: Mapping[str, nn.Module]) -> None:
+    """Make `block`, built as `was`, what is built as `becomes` at its new place: indices, and shared tables or none."""
+    before, after = dict(was.named_modules()), dict(becomes.named_modules())
+    for path in sorted(set(before) ^ set(after)):
+        parent, _, name = path.rpartition(".")
+        if path in after and parent in before:
+            block.get_submodule(parent).add_module(name, tables[path])
+        elif path in before and parent in after:
+            delattr(block.get_submodule(parent), name)
+    for path, module in block.named_modules():
+        if path in before and path in after:
+            follow_numbers(module, before[path], after[path])
+
+
+def _moved(sizes: Sizes, path: str, order: Sequence[int]) -> Sizes:
+    """Recorded sizes after the blocks at `path` have changed places."""
+    found: Sizes = {}
+    for scope, names in sizes.items():
+        if not scope.startswith(f"{path}."):
+            found[scope] = names
+            continue
+        index, dot, rest = scope.removeprefix(f"{path}.").partition(".")
+        for place, source in enumerate(order):
+            if index == str(source):
+                found[f"{path}.{place}{dot}{rest}"] = names
+    return found
 
 
 def _copy(block: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pomona.examination.card import CardData, card_text, write_card
 from pomona.examination.comparison import Comparison, compare
-from pomona.examination.loading import load_model, load_tokenizer
+from pomona.examination.loading import load_tokenizer
 from pomona.examination.quality import batches_by, examine
 from pomona.examination.records import Arm, Examination, ModelRow, ReportData, Sample, StageRecord
 from pomona.examination.report import report_html, write_report
@@ -30,7 +30,6 @@ __all__ = [
     "compare",
     "continue_prompts",
     "examine",
-    "load_model",
     "load_tokenizer",
     "print_summary",
     "prompts_from",

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pomona.examination.loading import load_model
 from pomona.examination.records import Examination
 from pomona.ground.errors import ConfigError, DataError
 
@@ -73,7 +72,7 @@ def examine(
         raise DataError(
             what, needs="at least one batch", do="set aside more text for validation, or leave the part out"
         )
-    opened = load_model(Path(model)) if isinstance(model, Path | str) else model
+    opened = anatomy.load(model) if isinstance(model, Path | str) else model
     body = anatomy.of(opened)
     largest = max(int(batch["tokens"].max()) for part in parts.values() for batch in part if "tokens" in batch)
     if largest >= body.vocab_size:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pomona.examination.loading import load_model, load_tokenizer
+from pomona.examination.loading import load_tokenizer
 from pomona.examination.records import Sample
 from pomona.ground.errors import ConfigError, DataError
 
@@ -132,7 +132,9 @@ def writer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Genera
 
 def writer_of(folder: Path) -> Generate:
     """`writer` for a model folder, dense or packed."""
-    return writer(load_model(folder), load_tokenizer(folder))
+    from pomona import anatomy
+
+    return writer(anatomy.load(folder), load_tokenizer(folder))
 
 
 def _opening(text: str, words: int) -> str:

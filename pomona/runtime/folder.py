@@ -22,7 +22,6 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.ground.errors import ConfigError, DamagedArtefact, UnsafeFile, UnsupportedModel
-from pomona.ground.quiet import without_bars
 from pomona.runtime.packed import PackedLinear, PackedWeight, read_packed, schemes_of
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -127,8 +126,7 @@ def load_model(folder: Path, dtype: DType = "auto") -> LoadedModel:
     model = _from_pretrained(folder, config, wanted, quantization_config=_PackedConfig(shells))
     packed, widened = _unpack_shells(model, schemes, list(shells))
     model.hf_quantizer.remove_quantization_config(model)  # from here on it is an ordinary model with other layers
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
+    skeleton = anatomy.shadow(folder)
     bits = sorted({f"{b}-bit, {f'groups of {g}' if g else 'one group to a row'}" for b, g in schemes})
     notes = []
     if widened:
@@ -225,18 +223,8 @@ def _from_pretrained(folder: Path, config: Any, dtype: torch.dtype, **options: A
             found=f"model_type {config.model_type!r}",
             do="choose a decoder (Llama, Mistral, Qwen, GPT-2 and the like)",
         )
-    try:
-        with without_bars():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, **options
-            )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise DamagedArtefact(
-            f"transformers cannot load {folder}",
-            found=" ".join(str(error).split())[:400],
-            do="check that config.json and the weights belong together, or copy the model again",
-        ) from error
-    return model.eval()
+    model_class = AutoModelForCausalLM._model_mapping[type(config)]
+    return anatomy.read_weights(model_class, folder, config, dtype=dtype, **options)
 
 
 # ---------------------------------------------------------------- packed layers inside transformers' own loading

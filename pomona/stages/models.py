@@ -11,10 +11,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from pomona.examination.loading import load_model
+from pomona import anatomy
 from pomona.ground.config import MethodConfig
-from pomona.ground.errors import ConfigError, DataError, PomonaError, UnsafeFile, did_you_mean
-from pomona.ground.files import read_json
+from pomona.ground.errors import ConfigError, DataError, PomonaError, did_you_mean
 from pomona.ground.quiet import without_bars
 
 if TYPE_CHECKING:
@@ -81,15 +80,6 @@ def create(
     return model
 
 
-def shadow(folder: Path) -> PreTrainedModel:
-    """A model folder's model on the meta device: shapes only."""
-    config = _config_of(folder)
-    vars(config).pop("quantization_config", None)  # the shapes are those of the unpacked weights
-    with torch.device("meta"):
-        model: PreTrainedModel = _class_of(config, folder)._from_config(config)
-    return model
-
-
 def expected(view: View, need: str) -> PreTrainedModel | None:
     """The model of an input on the meta device, made or not; None (and a problem) where it cannot be known."""
     model: PreTrainedModel | None = view.known(need, "model")
@@ -97,7 +87,7 @@ def expected(view: View, need: str) -> PreTrainedModel | None:
     if model is not None or folder is None:
         return model
     try:
-        return shadow(folder)
+        return anatomy.shadow(folder)
     except PomonaError as error:
         view.problem(need, error.what, error.do or error.found or "")
         return None
@@ -109,7 +99,7 @@ def load(folder: Path) -> PreTrainedModel:
     Raises:
         DataError, UnsafeFile, UnsupportedModel: it holds no model, could run code, or is compressed in another way.
     """
-    return load_model(folder).train()
+    return anatomy.load(folder).train()
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -122,7 +112,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that transformers loads without pomona."""
+    """Write a folder that transformers loads without pomona, unless its sizes need `anatomy.load`."""
     with without_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -136,28 +126,3 @@ def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
         config.decoder_start_token_id = tokenizer.pad_token_id
         if getattr(config, "forced_eos_token_id", None) is not None:
             config.forced_eos_token_id = tokenizer.eos_token_id
-
-
-def _config_of(folder: Path) -> PretrainedConfig:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise DataError(f"{folder} is not a model", needs="config.json", found="none")
-    values = read_json(file)
-    if "auto_map" in values:
-        raise UnsafeFile(
-            f"{folder} brings its own code", found=f"auto_map in {file}", do="use a model whose code transformers has"
-        )
-    if values.get("model_type") not in transformers.CONFIG_MAPPING:
-        raise DataError(f"transformers does not know this model_type: {values.get('model_type')!r}", where=str(file))
-    config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return config
-
-
-def _class_of(config: PretrainedConfig, folder: Path) -> Any:
-    names = config.architectures or []
-    found = getattr(transformers, names[0], None) if names else None
-    if found is None:
-        raise DataError(
-            f"{folder} does not say which model it is", needs="architectures in config.json", found=str(names)
-        )
-    return found

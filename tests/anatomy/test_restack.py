@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from pomona.anatomy import of
+from pomona.anatomy import load, of
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
 from .conftest import inputs_of, make
@@ -128,8 +128,58 @@ def test_models_whose_blocks_cannot_move_are_refused() -> None:
     t5 = of(make("t5"))
     with pytest.raises(ConfigError, match="one of encoder, decoder"):
         t5.restack_([0])
-    with pytest.raises(UnsupportedModel, match="position bias"):
-        t5.restack_([0, 0, 1], stack="decoder")
+
+
+@pytest.mark.parametrize("order", [[1, 0], [0, 0, 1], [1, 1], [1], [0]])
+def test_a_table_of_the_whole_stack_stays_at_its_place(order: list[int], tmp_path: Any) -> None:
+    """Breaks when the position bias goes away with its block, comes twice, or is not where a folder has it."""
+    model = make("t5")
+    body, inputs = of(model), inputs_of(model)
+    encoder, donors = model.get_encoder(), copy.deepcopy(list(model.encoder.block))
+    hidden, mask = model.shared(inputs["input_ids"]), torch.ones(2, 12)
+    with torch.no_grad():
+        bias = encoder.block[0](hidden)[1]
+        for index in order:
+            hidden = donors[index](hidden, position_bias=bias)[0]
+        expected = encoder.final_layer_norm(hidden)
+        for stack in ("encoder", "decoder"):
+            body.restack_(order, stack=stack)
+        torch.testing.assert_close(encoder(inputs["input_ids"], mask)[0], expected)
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
+        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    for stack in body.stacks:
+        held = [block.attention.bias_table is not None for block in stack.blocks]
+        assert held == [True, *[False] * (len(order) - 1)]
+    assert model.config.num_layers == model.decoder.config.num_layers == len(order)
+
+
+def test_blocks_of_other_sizes_move_with_their_sizes(tmp_path: Any) -> None:
+    """Breaks when recorded sizes stay at their places while the blocks move."""
+    model = make("llama")
+    body, inputs = of(model), inputs_of(model)
+    with body.edit() as edit:
+        edit.keep(body.blocks[1].ffn.features, range(7))
+        edit.keep(body.blocks[2].attention.heads, [1])
+    body.restack_([2, 1, 1, 0])
+    assert [block.ffn.features.size for block in body.blocks] == [48, 7, 7, 48]
+    assert [block.attention.num_heads for block in body.blocks] == [1, 4, 4, 4]
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path)(**inputs).logits, model(**inputs).logits)
+
+
+def test_failures_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks when a failure leaves the new order of blocks with the old configuration."""
+    model = make("t5")
+    body, inputs = of(model), inputs_of(model)
+    expected, config = model(**inputs).logits, model.config.to_dict()
+    for step in ("follow_configs", "_fit_place"):
+        monkeypatch.setattr(f"pomona.anatomy.restack.{step}", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            body.restack_([1, 0, 0], stack="encoder")
+        monkeypatch.undo()
+        assert model.config.to_dict() == config and len(of(model).stacks[0].blocks) == 2
+        assert torch.equal(model(**inputs).logits, expected)
 
 
 def test_per_block_lists_must_fit() -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pomona.anatomy import Anatomy
+from pomona.anatomy import Anatomy, load
 from pomona.engine import Ledger, Loss
-from pomona.examination.loading import load_model, load_tokenizer
+from pomona.examination.loading import load_tokenizer
 from pomona.examination.quality import batches_by, examine
 from pomona.ground.errors import ConfigError, DataError, UnsafeFile, UnsupportedModel
 
@@ -156,24 +156,24 @@ def config_with(folder: Path, **values: Any) -> None:
 def test_folders_that_are_refused(folder: Path, tmp_path: Path) -> None:
     """Catches foreign code or a pickle being opened, and a traceback where the folder is just something else."""
     with pytest.raises(DataError, match="not a model"):
-        load_model(tmp_path / "nothing")
+        load(tmp_path / "nothing")
     config_with(folder, auto_map={"AutoModel": "evil.Model"})
     with pytest.raises(UnsafeFile, match="brings its own code"):
-        load_model(folder)
+        load(folder)
     config_with(folder, auto_map=None)
     config = json.loads((folder / "config.json").read_text())
     del config["auto_map"]
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchModel"]}))
     with pytest.raises(DataError, match="does not say which model"):
-        load_model(folder)
+        load(folder)
     config_with(folder, architectures=["LlamaForCausalLM"], quantization_config={"quant_method": "gptq"})
     with pytest.raises(UnsupportedModel, match="compressed in a form"):
-        load_model(folder)
+        load(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(DataError, match="holds no weights"):
-        load_model(folder)
+        load(folder)
     (folder / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UnsafeFile, match="pickle"):
-        load_model(folder)
+        load(folder)
     with pytest.raises(DataError, match="holds no tokenizer"):
         load_tokenizer(tmp_path / "nothing")

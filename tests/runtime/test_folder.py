@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pomona import anatomy
 from pomona.ground.errors import ConfigError, DamagedArtefact, PomonaError, UnsafeFile, UnsupportedModel
 from pomona.runtime.folder import load_model
 from tests.runtime.conftest import Quantize, loud
@@ -47,6 +48,20 @@ def test_a_quantized_head(quantized: Quantize) -> None:
     assert "lm_head" in loaded.packed
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(TOKENS).logits, rounded(TOKENS).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_of_other_sizes(quantized: Quantize, tiny_llama: Any) -> None:
+    """Catches: a folder whose sizes are recorded being built as if all blocks were alike."""
+    body = anatomy.of(tiny_llama)
+    with body.edit() as edit:
+        edit.keep(body.blocks[1].ffn.features, range(32))
+    folder, rounded = quantized(tiny_llama, 4, 32, False)
+    loaded = load_model(folder)
+    assert [block.ffn.features.size for block in loaded.body().blocks] == [tiny_llama.config.intermediate_size, 32]
+    assert len(loaded.packed) == 14
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(TOKENS).logits, rounded(TOKENS).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(anatomy.load(folder)(TOKENS).logits, rounded(TOKENS).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_dense_folders_keep_their_dtype(tmp_path: Path, tiny_llama: Any) -> None:
