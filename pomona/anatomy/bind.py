@@ -76,8 +76,8 @@ class Binder:
             own_tokens=self.own_tokens,
         )
 
-    def _table(self, role: str, at: str | None, rows: Space | str) -> Weight | None:
-        features = self.surroundings.axis(self.shape.embedding_features)
+    def _table(self, role: str, at: str | None, rows: Space | str, over: str | None = None) -> Weight | None:
+        features = self.surroundings.axis(over or self.shape.embedding_features)
         return None if at is None else self.find.table(role, self.body_path, at, rows, features)
 
     def _head(self) -> Head | None:
@@ -131,13 +131,15 @@ class Binder:
             heads = Axis((blocks[0].attention.heads,))
             bias_table = find.table("bias_table", self.body_path, declared.bias_table, "bucket", heads)
         tables = [self._table(name, at, name) for at, name in declared.tables]
+        first = declared.first_position
         return Stack(
             name=declared.name,
             path=path,
             container=container,
             blocks=blocks,
             causal=causal,
-            positions=self._table("positions", declared.positions, "position"),
+            positions=self._table("positions", declared.positions, "position", declared.positions_features),
+            first_position=first if isinstance(first, int) else int(find.field(first)) + 1,
             tables=[table for table in tables if table is not None],
             embedding_norm=self._norm(
                 "embedding_norm", declared, declared.embedding_norm, declared.embedding_norm_over

@@ -254,6 +254,7 @@ class Stack:
         name: "blocks" for the only stack of a model, or "encoder" and "decoder".
         container: the module list that the model's forward iterates.
         positions: table of learned positions, or None.
+        first_position: its row for the first position.
         final_norm: norm after the last block, or None.
         returns, carries: what a block returns, see `BlockShape`.
         bias_table: score bias by relative position (bucket, head) that all blocks share, or None.
@@ -266,6 +267,7 @@ class Stack:
     blocks: list[Block] = field(repr=False)
     causal: bool
     positions: Weight | None
+    first_position: int
     tables: list[Weight]
     embedding_norm: Norm | None
     final_norm: Norm | None

@@ -108,6 +108,7 @@ class Anatomy:
         embedding: token table (vocabulary, residual), or None for a model that starts from something else.
         embedding_scale: factor of the embeddings. It is rounded to their dtype first: in bfloat16, 55.43 acts as 55.5.
         around: what else lies around the blocks, by role: "patch", "class_token", "pooler", "embedding_projection", ...
+            An "output_projection" is computed by the body, after its last norm.
         head: linear map (vocabulary, residual) or (label, ...) that makes logits, or None.
         transform_parts: weights between hidden states and head (BERT's transform), empty for most.
         own_tokens: number of positions that the stem adds of its own, before those made of the input (class token).
@@ -219,8 +220,10 @@ class Anatomy:
         the final norm where the head is tied or not a linear map.
         """
         found = [pair for block in self.blocks for pair in block.norm_readers()]
-        final, head = self.final_norm, self._head
-        if final is not None and head is not None and head.transform is None and "untied_head" in self.capabilities:
+        final, head, projection = self.final_norm, self._head, self.around.get("output_projection")
+        if final is not None and isinstance(projection, Weight):
+            found.append((final, [projection]))
+        elif final is not None and head is not None and head.transform is None and "untied_head" in self.capabilities:
             found.append((final, [head.weight]))
         encoder = self.stacks[0].final_norm
         if encoder is not None and len(self.stacks) > 1:

@@ -165,6 +165,10 @@ class StackShape:
     name: str = "blocks"
     final_norm: str | None = None
     positions: str | None = None
+    positions_features: str | None = None
+    """Space of the features of positions; None: that of the embeddings."""
+    first_position: int | str = 0
+    """Row of the first position, or the configuration field of a token id that it follows."""
     tables: tuple[tuple[str, str], ...] = ()
     """Further tables that are added to the token embedding: (path, name of the space of their rows)."""
     embedding_norm: str | None = None

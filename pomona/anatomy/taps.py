@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -197,9 +198,8 @@ def _watched(module: nn.Module, hook: Callable[..., Any], *, before: bool, name:
         )
 
 
-def _branch(
-    block: Block, branch: Branch, see: Callable[[Tensor, Tensor], Tensor | None]
-) -> AbstractContextManager[None]:
+@contextmanager
+def _branch(block: Block, branch: Branch, see: Callable[[Tensor, Tensor], Tensor | None]) -> Iterator[None]:
     cross, norms = block.cross_attention, (block.norm_attention_out, block.norm_ffn_out)
     writers = {
         "attention": block.attention.output.owner if norms[0] is None else norms[0].module,
@@ -209,7 +209,19 @@ def _branch(
     writer = writers[branch]
     if writer is None:
         raise ConfigError(f"{block.path} has no {branch}", needs="a block with this branch", do="choose another branch")
-    return _watched(writer, _on_output(see), before=False, name=f"the {branch} of {block.path}")
+    shape = torch.Size()
+
+    def enters(hidden: Tensor) -> None:
+        nonlocal shape
+        shape = hidden.shape
+
+    def seen(inputs: Tensor, hidden: Tensor) -> Tensor | None:
+        new = see(inputs, hidden.reshape(shape))  # some blocks lay all tokens in one row of positions
+        return None if new is None else new.reshape(hidden.shape)
+
+    name = f"the {branch} of {block.path}"
+    with tap_inputs(block, enters), _watched(writer, _on_output(seen), before=False, name=name):
+        yield
 
 
 def _module(part: Weight | Block) -> nn.Module:

@@ -21,6 +21,7 @@ from pomona.anatomy.block import Block, Stack
 from pomona.anatomy.body import Anatomy, of
 from pomona.anatomy.residence import Residence
 from pomona.anatomy.taps import hidden_of, tap_outputs
+from pomona.anatomy.weight import Weight
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -244,6 +245,8 @@ class BlockWalk:
             walked[stack.name] = [held.hidden]
         norm = stack.final_norm
         after = held.hidden if norm is None else norm.module(held.hidden)
+        projection = self.body.around.get("output_projection")
+        after = projection.apply(after) if isinstance(projection, Weight) else after
         self._refuse_unless_equal(after, final, "its blocks and final norm")
 
     def _refuse_unless_equal(self, walked: Tensor, expected: Tensor, what: str) -> None:

@@ -48,6 +48,7 @@ def plan_of(loaded: LoadedModel) -> Plan:
         ("relative_bias" in body.capabilities, "a relative position bias"),
         (stack.embedding_norm is not None, "a norm on the embedding"),
         (bool(stack.tables), "further embedding tables"),
+        (bool(body.around), "projections around the blocks"),
         (stack.final_norm is None, "no final norm"),
         (not blocks, "no blocks"),
     ):
@@ -97,7 +98,7 @@ def plan_of(loaded: LoadedModel) -> Plan:
             for block in blocks
         ],
         embedding=loaded.tensor(body.embedding),
-        positions=None if stack.positions is None else loaded.tensor(stack.positions),
+        positions=None if stack.positions is None else loaded.tensor(stack.positions)[stack.first_position :],
         head=linear(body.head),
         final_norm=surely(stack.final_norm),
         rotary=_rotary(body, loaded.model),

@@ -192,12 +192,12 @@ def test_unknown_models_are_refused_with_a_remedy() -> None:
 
 def test_a_fitting_shape_is_proposed_not_assumed() -> None:
     """Breaks when equal module names are taken for equal mathematics (multipliers, other norms)."""
-    from transformers import GraniteConfig, GraniteForCausalLM
+    from transformers import StableLmConfig, StableLmForCausalLM
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    granite = GraniteForCausalLM(GraniteConfig(vocab_size=64, num_key_value_heads=2, **sizes))
+    stranger = StableLmForCausalLM(StableLmConfig(vocab_size=64, num_key_value_heads=2, **sizes))
     with pytest.raises(UnsupportedModel, match="modules fit the shape 'llama': prove it"):
-        anatomy.of(granite)
+        anatomy.of(stranger)
 
 
 def test_registration_takes_precedence() -> None:

@@ -17,6 +17,7 @@ from pomona.anatomy.probes.numbers import (
     probe_embedding,
     probe_forward,
     probe_gradients,
+    probe_positions,
     probe_sizes,
     probe_unseen,
 )
@@ -28,6 +29,7 @@ from pomona.anatomy.probes.symmetry import probe_annotations, probe_fast, probe_
 PROBES = (
     probe_forward,
     probe_embedding,
+    probe_positions,
     probe_sizes,
     probe_norms,
     probe_head_norms,

@@ -10,7 +10,7 @@ from torch import Tensor
 from pomona.anatomy.body import Anatomy
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import Check, equal
-from pomona.anatomy.probes.lab import answers_of, has_no_effect, outputs_of
+from pomona.anatomy.probes.lab import PLACE, answers_of, has_no_effect, outputs_of, replaced
 from pomona.anatomy.taps import tap_inputs
 
 VANISHED = 1e-12
@@ -40,6 +40,23 @@ def probe_embedding(body: Anatomy) -> Iterator[Check]:
     yield equal("embedding", f"{body.embedding.name} times {body.embedding_scale:.4g}", found, expected)
 
 
+def probe_positions(body: Anatomy) -> Iterator[Check]:
+    """A row of a table of positions acts at its position."""
+    inputs = example_inputs(body)
+    for stack in body.stacks:
+        table = stack.positions
+        if table is None or body.embedding is None:
+            continue
+        seen: list[Tensor] = []
+        row = torch.arange(table.shape[0]) == stack.first_position + PLACE
+        for values in (table.read(), table.read() + row[:, None]):
+            with replaced((table, values)), tap_inputs(stack.blocks[0], seen.append):
+                outputs_of(body, inputs)
+        moved = (seen[1] - seen[0]).abs().amax((0, 2)).nonzero().flatten().tolist()
+        part = f"row {stack.first_position + PLACE} of {table.name}"
+        yield Check("positions", part, moved == [PLACE], f"acts at {moved}")
+
+
 def probe_sizes(body: Anatomy) -> Iterator[Check]:
     """The configuration's numbers are those of the tensors, and every parameter is counted."""
     config = body.config
@@ -64,7 +81,7 @@ def probe_sizes(body: Anatomy) -> Iterator[Check]:
                         "sizes", f"{block.path}: {name}", value == size, f"{value} in the configuration, {size} here"
                     )
         if stack.positions is not None and body.embedding is not None:
-            rows, most = stack.positions.shape[0], body.max_positions
+            rows, most = stack.positions.shape[0] - stack.first_position, body.max_positions
             found = f"{most} positions, {rows} rows in the table"
             yield Check("sizes", f"{stack.path}: {fields.max_positions}", most is not None and most <= rows, found)
         count = getattr(config, declared.count)
