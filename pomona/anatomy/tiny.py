@@ -60,6 +60,7 @@ _T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
+_OPT = {**{name: value for name, value in SIZES.items() if name != "intermediate_size"}, "ffn_dim": 48}
 _GPT2 = {
     "vocab_size": VOCABULARY,
     "n_embd": 32,
@@ -144,6 +145,9 @@ TINY: dict[str, Tiny] = {
             "decoder_sparse_step": 2,
         },
     ),
+    "opt": Tiny("opt", {**_OPT, "word_embed_proj_dim": 32}),
+    "opt-post": Tiny("opt", {**_OPT, "word_embed_proj_dim": 24, "do_layer_norm_before": False}),
+    "opt-narrow": Tiny("opt", {**_OPT, "word_embed_proj_dim": 24, "tie_word_embeddings": False}),
     "gpt2": Tiny("gpt2", _GPT2),
     "gpt2-by-depth": Tiny("gpt2", {**_GPT2, "scale_attn_by_inverse_layer_idx": True}),
     "bert": Tiny("bert", SIZES, "AutoModelForMaskedLM"),

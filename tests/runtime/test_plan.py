@@ -63,6 +63,7 @@ FAMILIES = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=12)),
     "gpt2": gpt2,
+    "opt": lambda: tiny_model("opt"),
     "gpt2, gelu": lambda: gpt2(activation_function="gelu"),
     "gpt2, unscaled": lambda: gpt2(scale_attn_weights=False),
 }
@@ -92,6 +93,7 @@ def test_families(family: str, dtype: torch.dtype) -> None:
         (lambda: tiny_model("gpt_neox"), "one after the other"),
         (lambda: tiny_model("phi3", sliding_window=None), "partly rotary"),
         (lambda: tiny_model("smollm3", use_sliding_window=False, sliding_window=None), "some blocks only"),
+        (lambda: tiny_model("opt-narrow"), "projections around"),
         (lambda: tiny_model("mixtral"), "every token goes through"),
     ],
 )
