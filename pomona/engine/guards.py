@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pydantic import Field
+
 from pomona.ground.config import Config
 from pomona.ground.errors import TrainingDiverged
 
@@ -13,10 +15,10 @@ from pomona.ground.errors import TrainingDiverged
 class GuardConfig(Config):
     """When a step is skipped, and when the run stops rather than waste compute."""
 
-    max_skipped_in_a_row: int = 5
-    """Skipped steps in a row after which the run stops with an error. At least 1."""
-    spike_factor: float = 2.0
-    """A loss this many times the recent mean is a spike. Above 1."""
+    max_skipped_in_a_row: int = Field(default=5, ge=1)
+    """Skipped steps in a row after which the run stops with an error."""
+    spike_factor: float = Field(default=2.0, gt=1.0)
+    """A loss this many times the recent mean is a spike."""
     spike: Literal["warn", "skip", "stop"] = "warn"
     """What a spike leads to: a remark, a skipped update, or the end of the run."""
 

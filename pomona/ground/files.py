@@ -46,6 +46,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             errno.EACCES: "choose a folder you may write to, or change its permissions",
             errno.EPERM: "choose a folder you may write to, or change its permissions",
             errno.EROFS: "choose a folder on a writable disk",
+            errno.ENOTDIR: "choose another folder: a file is in the way",
         }
         if error.errno not in remedies:
             raise
@@ -125,7 +126,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any] | None = None) -> None
     files = {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": file_hash(file)}
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST
+        if file.is_file() and file != folder / MANIFEST
     }
     write_json(folder / MANIFEST, {"format": 1, "files": files, "facts": dict(facts or {})})
 

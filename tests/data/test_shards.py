@@ -48,7 +48,7 @@ def test_shards_read_as_one_ring(sizes: list[int], start: int, count: int) -> No
         start %= len(whole)
         assert array.read(start, count).tolist() == [(start + step) % len(whole) for step in range(count)]
         assert array[start] == whole[start] and array[-1] == whole[-1]
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=f"token {len(whole)} of {len(whole)}"):
         array[len(whole)]
 
 

@@ -59,11 +59,14 @@ def test_text_is_text_and_colours_are_the_pages(name: str) -> None:
     assert len(texts(root)) > 5
     assert "DejaVu" not in text
     assert "#0d0e" not in text
+    coloured = 0
     for element in root.iter():
         for rule in element.get("style", "").split(";"):
             key, _, value = rule.partition(":")
             if key.strip() in ("fill", "stroke") and value.strip() != "none":
                 assert value.strip().startswith("var(--"), (name, rule)
+                coloured += 1
+    assert coloured > 5
 
 
 @pytest.mark.parametrize("name", PLOTS)

@@ -89,17 +89,17 @@ def test_prompts_are_openings_of_long_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "prompts", "tokens", "ways"),
+    ("models", "prompts", "tokens", "ways", "message"),
     [
-        ({}, ["a"], 1, (GREEDY,)),
-        ({"a": echo}, [], 1, (GREEDY,)),
-        ({"a": echo}, [""], 1, (GREEDY,)),
-        ({"a": echo}, ["a"], 0, (GREEDY,)),
-        ({"a": echo}, ["a"], 1, (Sampling(-1.0),)),
-        ({"a": echo}, ["a"], 1, ()),
+        ({}, ["a"], 1, (GREEDY,), "nothing to write"),
+        ({"a": echo}, [], 1, (GREEDY,), "nothing to write"),
+        ({"a": echo}, [""], 1, (GREEDY,), "a prompt is empty"),
+        ({"a": echo}, ["a"], 0, (GREEDY,), "max_new_tokens >= 1"),
+        ({"a": echo}, ["a"], 1, (Sampling(-1.0),), "temperature >= 0"),
+        ({"a": echo}, ["a"], 1, (), "nothing to write"),
     ],
 )
-def test_what_cannot_be_written_is_refused_first(models, prompts, tokens, ways) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_written_is_refused_first(models, prompts, tokens, ways, message) -> None:  # type: ignore[no-untyped-def]
     """Catches an error in the middle of a long list of samples."""
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=message):
         continue_prompts(models, prompts, max_new_tokens=tokens, ways=ways)

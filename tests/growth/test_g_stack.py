@@ -167,8 +167,13 @@ def test_orders() -> None:
 
 def test_refusals() -> None:
     """Catches sizes that contradict each other, shrinking, and blocks that do not exist."""
-    for values in ({"factor": 2, "blocks": 4}, {"factor": 2, "order": (0, 1)}, {"order": ()}, {"factor": 0}):
-        with pytest.raises(ConfigError):
+    for values, message in (
+        ({"factor": 2, "blocks": 4}, "not several"),
+        ({"factor": 2, "order": (0, 1)}, "not several"),
+        ({"order": ()}, "at least one block"),
+        ({"factor": 0}, "greater than 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             GStackConfig.parse(values)
     model = llama()
     with pytest.raises(ConfigError, match="only grows"):

@@ -118,7 +118,9 @@ def test_marks_of_words() -> None:
     assert word_starts(["▁a", "b"]).tolist() == [True, False]
     with pytest.raises(ConfigError, match="whole_words"):
         word_starts(["a", "b"])
-    assert MaskedLmConfig(whole_words=True).build(tokenizer()).word_start_V is not None
+    starts = MaskedLmConfig(whole_words=True).build(tokenizer()).word_start_V
+    names = tokenizer().convert_ids_to_tokens(list(range(VOCABULARY)))
+    assert starts is not None and starts.tolist() == [name.startswith("Ġ") for name in names]
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa", "explicit"])
