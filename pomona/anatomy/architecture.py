@@ -44,7 +44,6 @@ def sized(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
                     body = of(self, record.get("shape"))
                     sizing.apply_(body, sizes)
                     setattr(own, sizing.RECORD, record)
-                    setattr(body.config, sizing.RECORD, record)
 
     Sized.__name__, Sized.__qualname__, Sized.__module__ = (
         model_class.__name__,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pomona.anatomy import capabilities, counts
 from pomona.anatomy.bind import Binder, uncovered
-from pomona.anatomy.block import Block, Stack
+from pomona.anatomy.block import Attention, Block, Stack
 from pomona.anatomy.declaration import Pool, Shape
 from pomona.anatomy.registry import known_shapes, shape_named, shapes_for, unknown
 from pomona.anatomy.space import Space
@@ -207,6 +207,11 @@ class Anatomy:
     def weights(self) -> list[Weight]:
         """The linear maps inside the blocks, in the order of the computation; those of each expert singly."""
         return [weight for block in self.blocks for weight in block.weights()]
+
+    def attentions(self) -> list[Attention]:
+        """Every attention, those to the encoder included, in the order of the computation."""
+        both = [(block.attention, block.cross_attention) for block in self.blocks]
+        return [attention for pair in both for attention in pair if attention is not None]
 
     def matrices(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that hold the linear maps inside the blocks, each once, with their state-dict names."""

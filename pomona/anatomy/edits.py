@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pomona.anatomy import sizes as sizing
 from pomona.anatomy.architecture import build, require_as_built, reread, restored_on_error, tower_of, transplant_
 from pomona.anatomy.fields import expressed
-from pomona.anatomy.following import Change, attentions, change_along, change_of, scales, values_after
+from pomona.anatomy.following import Change, change_along, change_of, scales, values_after
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.permute import hindrance
 from pomona.anatomy.probes.lab import outputs_of
@@ -250,7 +250,7 @@ class Edit:
                 if change is not None:
                     names = ("head", "kv_head") if space.name == "head" and space.parent is None else (space.name,)
                     wanted[space.scope].update(dict.fromkeys(names, len(change.source)))
-        for attention in attentions(self._body):
+        for attention in self._body.attentions():
             keys, values = (sizing.size_of(space, wanted) for space in (attention.head_dim, attention.value_dim))
             if keys != values and attention.head_dim.size == attention.value_dim.size:
                 raise ConfigError(

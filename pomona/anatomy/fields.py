@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pomona.anatomy import sizes as sizing
 from pomona.anatomy.architecture import build, reread, tower_of
-from pomona.anatomy.following import attentions
 from pomona.anatomy.sizes import Sizes
 from pomona.ground.errors import PomonaError, UnsupportedModel
 
@@ -53,7 +52,7 @@ def _cost(body: Anatomy, missing: Sizes) -> tuple[Any, ...]:
     """How bad it is to record these sizes. Frequencies of rotary positions follow fields only, and so does much that
     reads the size of hidden states."""
     head_dim = any("head_dim" in own for own in missing.values())
-    turned = any(attention.rotary for attention in attentions(body))
+    turned = any(attention.rotary for attention in body.attentions())
     return (turned and head_dim, "residual" in missing.get("", {}), head_dim, sum(map(len, missing.values())))
 
 

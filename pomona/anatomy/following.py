@@ -7,7 +7,7 @@ along each of its axes: what writes a coordinate is copied, what reads it is cop
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ from pomona.anatomy.weight import Norm, Weight
 from pomona.ground.errors import UnsupportedModel
 
 if TYPE_CHECKING:
-    from pomona.anatomy.block import Attention
     from pomona.anatomy.body import Anatomy
 
 Key = object
@@ -126,7 +125,7 @@ def scales(old: Anatomy, new: Anatomy, changes: Changes) -> dict[Key, list[Scale
         scale(norm.gain, rows, norm.offset)
         scale(norm.bias, rows)
 
-    for attention, after in zip(attentions(old), attentions(new), strict=True):
+    for attention, after in zip(old.attentions(), new.attentions(), strict=True):
         change = change_of(attention.head_dim, changes)
         if change is None:
             continue
@@ -152,14 +151,6 @@ def scales(old: Anatomy, new: Anatomy, changes: Changes) -> dict[Key, list[Scale
                 scale_norm(_norm_before_head(old), rows)
     scale(old.embedding, embedding)
     return found
-
-
-def attentions(body: Anatomy) -> Iterator[Attention]:
-    """Every attention of the model, those to the encoder included."""
-    for block in body.blocks:
-        yield block.attention
-        if block.cross_attention is not None:
-            yield block.cross_attention
 
 
 def _ratio(old: float, new: float) -> float:

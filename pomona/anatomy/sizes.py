@@ -91,7 +91,7 @@ def recorded(config: Any) -> Sizes:
 
 
 def apply_(body: Anatomy, sizes: Sizes) -> None:
-    """Give a newly built model other sizes: parameters without values, and the numbers that its modules hold.
+    """Give a newly built model other sizes and record them: parameters without values, numbers that modules hold.
 
     Args:
         body: of a model whose configuration records nothing yet.
@@ -120,17 +120,22 @@ def apply_(body: Anatomy, sizes: Sizes) -> None:
                 replaced[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
             module._parameters[name] = replaced[id(parameter)]
         _follow_parameters(module)
+    for attention in body.attentions():
+        _follow(attention.module, _attention_numbers(attention, before), _attention_numbers(attention, wanted))
     for block in body.blocks:
-        for attention in (block.attention, block.cross_attention):
-            if attention is not None:
-                _follow(attention.module, _attention_numbers(attention, before), _attention_numbers(attention, wanted))
-                _follow_scaling(attention, wanted)
         for module in _feed_forward_modules(block.ffn):
             _follow(module, _feed_forward_numbers(block.ffn, before), _feed_forward_numbers(block.ffn, wanted))
     if size_of(body.residual, wanted) != body.residual.size:
         old, new = (dict.fromkeys(RESIDUAL_NUMBERS, size_of(body.residual, sizes)) for sizes in (before, wanted))
         for module in body.model.modules():
             _follow(module, old, new)
+    scalings = [attention.scaling for attention in body.attentions()]
+    setattr(body.config, RECORD, record_of(body, sizes))
+    body.refresh()
+    for attention, scaling in zip(body.attentions(), scalings, strict=True):
+        own = vars(attention.module).get("scaling")
+        if isinstance(own, float) and math.isclose(own, scaling):
+            vars(attention.module)["scaling"] = attention.scaling
 
 
 def size_of(space: Space, sizes: Sizes) -> int:
@@ -194,12 +199,10 @@ def _folded_shape(weight: Weight, stored: tuple[int, ...], sizes: Sizes) -> tupl
 
 def heads_agree(body: Anatomy) -> bool:
     """Whether the sizes of heads that attention modules keep are those that their projections are cut into."""
-    for block in body.blocks:
-        for attention in (block.attention, block.cross_attention):
-            if attention is not None:
-                own = [vars(attention.module).get(name) for name in HEAD_DIM_NUMBERS]
-                if any(type(size) is int and size != attention.head_dim.size for size in own):
-                    return False
+    for attention in body.attentions():
+        own = [vars(attention.module).get(name) for name in HEAD_DIM_NUMBERS]
+        if any(type(size) is int and size != attention.head_dim.size for size in own):
+            return False
     return True
 
 
@@ -241,14 +244,6 @@ def _follow(module: nn.Module, old: Mapping[str, int], new: Mapping[str, int]) -
     for name, value in old.items():
         if value != new[name] and type(vars(module).get(name)) is int and getattr(module, name) == value:
             setattr(module, name, new[name])
-
-
-def _follow_scaling(attention: Attention, sizes: Sizes) -> None:
-    """Scores are divided by the root of the head's size: by that of the new one where a module keeps the factor."""
-    old, new = attention.head_dim.size, size_of(attention.head_dim, sizes)
-    scaling = vars(attention.module).get("scaling")
-    if old != new and isinstance(scaling, float) and math.isclose(scaling, old**-0.5):
-        attention.module.scaling = new**-0.5
 
 
 def _follow_parameters(module: nn.Module) -> None:

@@ -14,7 +14,6 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from pomona.anatomy import Anatomy, Edit, Space, of, verify
 from pomona.anatomy.architecture import build
-from pomona.anatomy.following import attentions
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import difference
 from pomona.anatomy.probes.lab import enlarged_copy, outputs_of
@@ -56,13 +55,13 @@ def features(body: Anatomy, vary: bool = False) -> Chosen:
 
 def heads(body: Anatomy, vary: bool = False) -> Chosen:
     """Key-value heads with the query heads that use them; fewer in one attention when they vary."""
-    spaces = dict.fromkeys(outer(attention.heads) for attention in attentions(body))
+    spaces = dict.fromkeys(outer(attention.heads) for attention in body.attentions())
     return {space: some(space, seed, 0.5 if vary and seed == 1 else 0.75) for seed, space in enumerate(spaces)}
 
 
 def query_heads(body: Anatomy) -> Chosen:
     """Query heads alone, as many of each key-value head."""
-    spaces = dict.fromkeys(a.heads for a in attentions(body) if a.heads.parent is not None)
+    spaces = dict.fromkeys(a.heads for a in body.attentions() if a.heads.parent is not None)
     return {space: some(space, seed) for seed, space in enumerate(spaces)}
 
 
@@ -117,8 +116,8 @@ def copies(space: Space) -> list[int]:
 def within_blocks(body: Anatomy) -> Chosen:
     """Copies of features, of heads, and of what heads consist of where positions do not turn it."""
     found = {b.ffn.features: [*range(b.ffn.features.size), 3, 3, 5, 0] for b in body.blocks if b.ffn.experts is None}
-    found |= {outer(a.heads): copies(outer(a.heads)) for a in attentions(body)}
-    free = [a for a in attentions(body) if all(b.rotary == 0 for b in attentions(body))]
+    found |= {outer(a.heads): copies(outer(a.heads)) for a in body.attentions()}
+    free = [a for a in body.attentions() if all(b.rotary == 0 for b in body.attentions())]
     return found | {space: copies(space) for a in free for space in (a.head_dim, a.value_dim)}
 
 
