@@ -85,6 +85,19 @@ def parse_yaml(text: str, name: str) -> YamlDocument:
     return YamlDocument(name, value, lines)
 
 
+def front_matter(text: str) -> dict[str, Any]:
+    """The mapping between two lines `---` at the beginning of a Markdown text; empty where there is none to be read."""
+    begin, _, rest = text.partition("---\n")
+    block, end, _ = rest.partition("\n---")
+    if begin.strip() or not end:
+        return {}
+    try:
+        value = parse_yaml(block, "front matter").value
+    except ConfigError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def parse_scalar(text: str) -> Any:
     """The value of a word on a command line, read as it would be in a recipe: `3`, `1e-3`, `true`, `[1, 2]`, `name`.
 

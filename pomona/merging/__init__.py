@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from pomona.merging.breadcrumbs import BreadcrumbsConfig, breadcrumbs
+from pomona.merging.breadcrumbs import BreadcrumbsConfig
 from pomona.merging.config import MergeConfig
-from pomona.merging.dare import DareConfig, dare
-from pomona.merging.linear import LinearConfig, linear
-from pomona.merging.merge import merge
-from pomona.merging.model_stock import ModelStockConfig, model_stock
-from pomona.merging.slerp import SlerpConfig, slerp
-from pomona.merging.task_arithmetic import TaskArithmeticConfig, task_arithmetic
-from pomona.merging.ties import TiesConfig, ties
+from pomona.merging.dare import DareConfig
+from pomona.merging.folders import MergeReport, Parent, merge_folders
+from pomona.merging.linear import LinearConfig
+from pomona.merging.model_stock import ModelStockConfig
+from pomona.merging.models import merge
+from pomona.merging.slerp import SlerpConfig
+from pomona.merging.task_arithmetic import TaskArithmeticConfig
+from pomona.merging.ties import TiesConfig
 
 __all__ = [
     "BreadcrumbsConfig",
     "DareConfig",
     "LinearConfig",
     "MergeConfig",
+    "MergeReport",
     "ModelStockConfig",
+    "Parent",
     "SlerpConfig",
     "TaskArithmeticConfig",
     "TiesConfig",
-    "breadcrumbs",
-    "dare",
-    "linear",
     "merge",
-    "model_stock",
-    "slerp",
-    "task_arithmetic",
-    "ties",
+    "merge_folders",
 ]

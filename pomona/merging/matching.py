@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.ground.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SHOWN = 8
 """Differences that an error lists."""
@@ -22,12 +26,12 @@ _HARMLESS = re.compile(
 """Fields of a configuration that do not change what the weights compute."""
 
 
-def require_same_anatomy(base: Anatomy, experts: Sequence[Anatomy], labels: Sequence[str]) -> None:
+def require_same_anatomy(base: PreTrainedModel, experts: Sequence[PreTrainedModel], labels: Sequence[str]) -> None:
     """Raise `UnsupportedModel` that names every difference of experts from the base. Reads no weights."""
     lines = [
         f"{label}: {line}" for label, other in zip(labels, experts, strict=True) for line in differences(base, other)
     ]
-    _refuse(lines, "the same anatomy as the base: shape, sizes of all spaces, and settings that the weights rely on")
+    refuse(lines, "the same anatomy as the base: shape, sizes of all spaces, and settings that the weights rely on")
 
 
 def require_same_tensors(
@@ -40,44 +44,42 @@ def require_same_tensors(
         lines += [f"{label}: {name} is not in the base" for name in other if name not in base]
         both = [name for name in base if name in other and base[name] != other[name]]
         lines += [f"{label}: {name} is {_times(other[name])}, in the base {_times(base[name])}" for name in both]
-    _refuse(lines, "the same tensors in the same shapes as the base")
+    refuse(lines, "the same tensors in the same shapes as the base")
 
 
-def differences(base: Anatomy, other: Anatomy) -> list[str]:
-    """In what another model's anatomy differs from that of the base, one line for each kind of difference."""
-    classes = type(base.model).__name__, type(other.model).__name__
+def differences(base: PreTrainedModel, other: PreTrainedModel) -> list[str]:
+    """In what another model differs from the base, one line for each kind of difference."""
+    classes = type(base).__name__, type(other).__name__
     if classes[0] != classes[1]:
         return [f"is a {classes[1]}, the base a {classes[0]}"]
-    if base.shape.name != other.shape.name:
-        return [f"has the shape {other.shape.name!r}, the base {base.shape.name!r}"]
-    depths = [
-        f"has {len(its.blocks)} {own.name}, the base {len(own.blocks)}"
-        for own, its in zip(base.stacks, other.stacks, strict=True)
-        if len(own.blocks) != len(its.blocks)
-    ]
-    return [*depths, *_sizes(base, other), *_unseen(base, other), *_settings(base, other)]
+    own, its = anatomy.towers(base), anatomy.towers(other)
+    if own.keys() != its.keys():
+        return [f"has the shape {' and '.join(its)}, the base {' and '.join(own)}"]
+    lines = [line for name in own for line in _parts_that_differ(own[name], its[name])]
+    return [*lines, *_settings(base.config.to_dict(), other.config.to_dict(), sized=bool(lines))]
+
+
+def _parts_that_differ(base: Anatomy, other: Anatomy) -> Iterator[str]:
+    for own, its in zip(base.stacks, other.stacks, strict=True):
+        if len(own.blocks) != len(its.blocks):
+            yield f"has {len(its.blocks)} {own.name}, the base {len(own.blocks)}"
+    yield from _sizes(base, other)
+    yield from _unseen(base, other)
 
 
 def _sizes(base: Anatomy, other: Anatomy) -> Iterator[str]:
-    """Spaces of another size, each kind once, with the first weight that shows it."""
+    """Weights that are not in both, and spaces of another size, each kind once with the first weight that shows it."""
     own, its = _parts(base), _parts(other)
-    found: dict[tuple[str, int, int], list[str]] = {}
-    for key, weight in own.items():
-        if key not in its:
-            found.setdefault(("", 0, 0), []).append(weight.name)
-            continue
-        spaces = zip(_spaces(weight), _spaces(its[key]), strict=True)
-        for (name, size), (_, other_size) in spaces:
-            if size != other_size:
-                found.setdefault((name, size, other_size), []).append(weight.name)
-    alone = [weight.name for key, weight in its.items() if key not in own]
     if len(base.blocks) == len(other.blocks):
-        if alone:
-            yield f"{_first(alone)} not in the base"
-        if missing := found.pop(("", 0, 0), None):
+        if more := [weight.name for key, weight in its.items() if key not in own]:
+            yield f"{_first(more)} not in the base"
+        if missing := [weight.name for key, weight in own.items() if key not in its]:
             yield f"{_first(missing)} missing"
-    else:
-        found.pop(("", 0, 0), None)
+    found: dict[tuple[str, int, int], list[str]] = {}
+    for key in [key for key in own if key in its]:
+        for (name, size), (_, other_size) in zip(_spaces(own[key]), _spaces(its[key]), strict=True):
+            if size != other_size:
+                found.setdefault((name, size, other_size), []).append(own[key].name)
     for (name, size, other_size), names in found.items():
         yield f"{_first(names)} with {name} {other_size}, in the base {size}"
 
@@ -100,15 +102,16 @@ def _unseen(base: Anatomy, other: Anatomy) -> Iterator[str]:
             yield f"{name} is {shown[0]}, in the base {shown[1]}"
 
 
-def _settings(base: Anatomy, other: Anatomy) -> Iterator[str]:
-    """Fields of the configuration with another value that are no sizes of spaces, which are named already."""
-    own, its = base.config.to_dict(), other.config.to_dict()
-    sized = any(True for _ in _sizes(base, other)) or len(base.blocks) != len(other.blocks)
-    for name in sorted({*own, *its}):
-        if _HARMLESS.search(name) or own.get(name) == its.get(name):
+def _settings(base: Mapping[str, Any], other: Mapping[str, Any], sized: bool, above: str = "") -> Iterator[str]:
+    """Fields of the configuration with another value; without those that differing sizes have named already."""
+    for name in sorted({*base, *other}):
+        own, its = base.get(name), other.get(name)
+        if _HARMLESS.search(name) or own == its:
             continue
-        if not (sized and _is_size(own.get(name))):
-            yield f"{name} is {its.get(name)}, in the base {own.get(name)}"
+        if isinstance(own, dict) and isinstance(its, dict):
+            yield from _settings(own, its, sized, f"{above}{name}.")
+        elif not (sized and _is_size(own)):
+            yield f"{above}{name} is {its}, in the base {own}"
 
 
 def _is_size(value: Any) -> bool:
@@ -136,14 +139,15 @@ def require_same_ties(
         for label, expert in zip(labels, experts, strict=True):
             if name != first and not torch.equal(expert[name], expert[first]):
                 lines.append(f"{label}: {name} differs from {first}, to which it is tied in the base")
-    _refuse(lines, "weights that are tied in the base to be tied in the experts")
+    refuse(lines, "weights that are tied in the base to be tied in the experts")
 
 
-def _refuse(lines: Sequence[str], needs: str) -> None:
+def refuse(lines: Sequence[str], needs: str) -> None:
+    """Raise `UnsupportedModel` that lists what does not match, if anything."""
     if lines:
         more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
         raise UnsupportedModel(
-            "these models cannot be merged (nothing was read)",
+            "these models cannot be merged (nothing was made)",
             needs=needs,
             found="\n         ".join([*lines[:SHOWN], *more]),
             do="merge models that were trained from one base, and give that base",

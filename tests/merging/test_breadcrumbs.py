@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pomona.merging import breadcrumbs, merge
-from pomona.merging.breadcrumbs import breadcrumbs_mask
+from pomona.merging import merge
+from pomona.merging.breadcrumbs import breadcrumbs, breadcrumbs_mask
 from tests.merging.models import base_of, equal, expert_of, state_of, tensors
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pomona.merging import linear, merge
+from pomona.merging import merge
+from pomona.merging.linear import linear
 from tests.merging.models import tensors
 
 shares = st.lists(st.floats(0.01, 10), min_size=1, max_size=5)

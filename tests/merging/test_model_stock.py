@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pomona.merging import merge, model_stock
-from pomona.merging.model_stock import stock_ratio
+from pomona.merging import merge
+from pomona.merging.model_stock import model_stock, stock_ratio
 from tests.merging.models import base_of, equal, expert_of, state_of, tensors
 
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from pomona.merging import merge, task_arithmetic
+from pomona.merging import merge
+from pomona.merging.task_arithmetic import task_arithmetic
 from tests.merging.models import base_of, equal, expert_of, state_of, tensors
 
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from pomona.merging import TiesConfig, merge, ties
+from pomona.merging import TiesConfig, merge
+from pomona.merging.ties import ties
 from tests.merging.models import base_of, equal, expert_of, state_of, tensors
 
 
