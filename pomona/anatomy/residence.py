@@ -21,20 +21,32 @@ class Residence:
 
     @contextmanager
     def of(self, module: nn.Module) -> Iterator[None]:
-        """Within the block, a module is on the device; then it goes home, with what was changed."""
+        """Within the block, a module is on the device; then it goes home, with what was changed.
+
+        What comes back as it went is put where it was, so that weights which are mapped from a file still take no
+        memory of their own afterwards.
+        """
         if self.device is None:
             yield
             return
-        home = self.home_of(module)
-        module.to(self.device)
+        left = {id(tensor): (tensor, tensor.data) for tensor in _tensors(module)}
+        for tensor, data in left.values():
+            self._put(tensor, self.there(data))
         try:
             yield
         finally:
-            module.to(home)
+            home = next(data for _, data in left.values())
+            for tensor in _tensors(module):
+                _, data = left.get(id(tensor), (None, home))
+                returned = self.back(tensor.data, data)
+                self._put(tensor, data if torch.equal(returned, data) else returned)
 
-    def home_of(self, module: nn.Module) -> torch.device:
-        """The device of a module that is at home."""
-        return next(tensor.device for tensor in (*module.parameters(), *module.buffers()))
+    def _put(self, tensor: Tensor, data: Tensor) -> None:
+        gradient = tensor.grad
+        tensor.grad = None
+        tensor.data = data
+        if gradient is not None:
+            tensor.grad = self.back(gradient, data)
 
     def there(self, value: Any) -> Any:
         """Every tensor in `value` (in tuples, lists and dicts) on the device."""
@@ -67,6 +79,11 @@ class Residence:
             hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
             yield
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

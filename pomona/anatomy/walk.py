@@ -1,7 +1,9 @@
 """BlockWalk: calibrate block by block on cached inputs, passing on what the edited blocks compute.
 
 Memory is that of the cache, one hidden state per calibration token, and of one block at work. With a device, only the
-current block and the batch that goes through it are there, so that a model need not fit on an accelerator.
+current block and the batch that goes through it are there, so that a model need not fit on an accelerator. It need not
+fit in memory either: weights that transformers maps from a file (loaded in the dtype of the file) stay there until
+they are edited.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
 from pomona.anatomy import BlockWalk, of, tap_inputs
 from pomona.anatomy.residence import Residence, each_tensor
@@ -115,9 +117,6 @@ class OtherDtype(Residence):
         super().__init__()
         self.device = torch.float64  # type: ignore[assignment]
 
-    def home_of(self, module: nn.Module) -> Any:
-        return torch.float32
-
     def there(self, value: Any) -> Any:
         return each_tensor(value, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
@@ -167,6 +166,46 @@ def test_a_block_comes_home_after_an_error() -> None:
             raise KeyError
         gc.collect()
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def mapped(model: nn.Module, folder: Path) -> set[str]:
+    """Names of the parameters that lie in a file, not in memory of their own."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+    areas = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    return {n for n, p in model.named_parameters() if any(start <= p.data_ptr() < end for start, end in areas)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_weights_stay_in_their_file_until_they_are_edited(tmp_path: Path) -> None:
+    """Breaks when loading, or a walk through a device, copies all weights to memory: a large model would not fit."""
+    make("llama", tie_word_embeddings=False).save_pretrained(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(tmp_path)
+    everything = {name for name, _ in model.named_parameters()}
+    assert mapped(model, tmp_path) == everything
+    for edited in (None, "model.layers.1.mlp.down_proj.weight"):
+        walk = BlockWalk(model, batches_of(model))
+        walk.residence = OtherDtype()
+        with walk:
+            for block in walk:
+                if block.ffn.down.name == edited:
+                    block.ffn.down.parameter.data.mul_(2)
+        assert mapped(model, tmp_path) == everything - {edited}
+    original = LlamaForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert torch.equal(model.model.layers[1].mlp.down_proj.weight, 2 * original[edited])
+
+
+def test_gradients_and_new_parameters_come_home() -> None:
+    """Breaks when a gradient stays on the device, or a parameter that was put in there does."""
+    model = make("llama")
+    walk = BlockWalk(model, batches_of(model), gradients=True)
+    walk.residence = OtherDtype()
+    with walk:
+        for block in walk:
+            next(walk.outputs()).sum().backward()
+            assert block.ffn.up.parameter.grad.dtype == torch.float64
+            block.ffn.down.owner.weight = nn.Parameter(torch.ones(32, 48, dtype=torch.float64))
+    for block in of(model).blocks:
+        assert block.ffn.up.parameter.grad.dtype == block.ffn.down.parameter.dtype == torch.float32
 
 
 def test_real_devices_are_named() -> None:
