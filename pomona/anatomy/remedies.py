@@ -9,6 +9,8 @@ REMEDIES = {
     "unseen": "a parameter that is not declared takes part: declare it (a norm, a gate, a bias table, another table)",
     "weights": "the storage is another one: fused parts in another order, interleaved, transposed, or called twice",
     "norms": "the norm is of another kind, has an offset, another epsilon or no mean removal",
+    "head_norms": "the norm of queries is declared for the keys, or the other way round: exchange them",
+    "positions": "a row of the table of positions acts elsewhere: declare which row is the first position",
     "placement": "norms stand elsewhere, or a branch is scaled: declare placement, its norms and branch_scale",
     "roles": "query, key, value, up or gate are exchanged, or what a query sees is declared wrongly (causal, window)",
     "scores": "scores have another factor or soft cap, or queries and keys another norm: declare them",
