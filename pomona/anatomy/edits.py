@@ -305,6 +305,15 @@ class Edit:
         """The parameters of the edited model by name; `new` gets them too. Those that nothing touches stay the same."""
         body, model = self._body, self._body.model
         scaled = scales(body, new, self._changes)
+        roles = [[part.role for part in each.parts()] for each in (body, new)]
+        if roles[0] != roles[1]:
+            raise UnsupportedModel(
+                f"the sizes of {type(model).__name__} cannot change so (nothing was changed)",
+                needs="the same parts at the new sizes",
+                found=f"{len(roles[1])} parts instead of {len(roles[0])}: the configuration asks for others, such as a "
+                "projection of embeddings that are narrower than the blocks",
+                do="leave this space as it is",
+            )
         pairs = list(zip(body.parts(), new.parts(), strict=True))
         touched = {
             id(old.parameter)

@@ -57,7 +57,10 @@ class Specimen:
             return "noticed"
         if signature(lying) == self.truth:
             return "the same"
-        failed = any(not check.passed for check in experiments(lying))
+        try:
+            failed = any(not check.passed for check in experiments(lying))
+        except AttributeError:  # an edit by the wrong declaration took away a module that the model calls
+            failed = True
         self.body.model.load_state_dict(self.state)
         return "noticed" if failed else "unnoticed"
 
