@@ -127,7 +127,7 @@ def test_blocks_and_their_branches(any_model: Any) -> None:
                 logits_of(any_model)
             assert all(part.shape == entered.shape for part in parts)
             if block.placement == "pre":
-                torch.testing.assert_close(entered + sum(parts), left)
+                torch.testing.assert_close(entered + block.branch_scale * sum(parts), left)
                 ends: list[Tensor] = []
                 with ExitStack() as taps:
                     for name in names:
