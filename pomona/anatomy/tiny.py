@@ -113,6 +113,7 @@ TINY: dict[str, Tiny] = {
         "gemma3_text",
         {**GROUPED, "head_dim": 16, "query_pre_attn_scalar": 24, "layer_types": KINDS, "sliding_window": 6},
     ),
+    "gemma": Tiny("gemma", {**GROUPED, "head_dim": 16, "tie_word_embeddings": False}),
     "gpt_neox": Tiny("gpt_neox", {**SIZES, "rope_parameters": ROTARY_HALF}),
     "gpt_neox-sequential": Tiny(
         "gpt_neox", {**SIZES, "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}
