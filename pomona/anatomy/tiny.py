@@ -114,6 +114,16 @@ TINY: dict[str, Tiny] = {
         {**GROUPED, "head_dim": 16, "query_pre_attn_scalar": 24, "layer_types": KINDS, "sliding_window": 6},
     ),
     "gemma": Tiny("gemma", {**GROUPED, "head_dim": 16, "tie_word_embeddings": False}),
+    "granite": Tiny(
+        "granite",
+        {
+            **GROUPED,
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.2,
+            "residual_multiplier": 0.7,
+            "logits_scaling": 2.0,
+        },
+    ),
     "gpt_neox": Tiny("gpt_neox", {**SIZES, "rope_parameters": ROTARY_HALF}),
     "gpt_neox-sequential": Tiny(
         "gpt_neox", {**SIZES, "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}
