@@ -114,6 +114,8 @@ TINY: dict[str, Tiny] = {
         {**GROUPED, "head_dim": 16, "query_pre_attn_scalar": 24, "layer_types": KINDS, "sliding_window": 6},
     ),
     "gemma": Tiny("gemma", {**GROUPED, "head_dim": 16, "tie_word_embeddings": False}),
+    "olmo2": Tiny("olmo2", GROUPED),
+    "olmo3": Tiny("olmo3", {**GROUPED, "layer_types": KINDS, "sliding_window": 6}),
     "granite": Tiny(
         "granite",
         {
