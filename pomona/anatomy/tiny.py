@@ -126,6 +126,8 @@ TINY: dict[str, Tiny] = {
             "logits_scaling": 2.0,
         },
     ),
+    "phi": Tiny("phi", {**SIZES, "rope_parameters": ROTARY_HALF}),
+    "phi-normed": Tiny("phi", {**SIZES, "rope_parameters": ROTARY_HALF, "qk_layernorm": True}),
     "gpt_neox": Tiny("gpt_neox", {**SIZES, "rope_parameters": ROTARY_HALF}),
     "gpt_neox-sequential": Tiny(
         "gpt_neox", {**SIZES, "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}
