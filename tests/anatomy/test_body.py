@@ -223,17 +223,21 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         anatomy.of(model)
 
 
-def test_views_are_found_fast_on_the_meta_device() -> None:
-    """Breaks when looking at a model reads its numbers: a 7B shape has none here."""
+@pytest.mark.parametrize(
+    ("name", "own", "parameters"),
+    [
+        ("llama", {"num_key_value_heads": 32, "intermediate_size": 11008}, 6_738_415_616),
+        ("mixtral", {"num_key_value_heads": 8, "intermediate_size": 14336, "num_local_experts": 8}, 46_702_792_704),
+    ],
+)
+def test_views_are_found_fast_on_the_meta_device(name: str, own: dict[str, Any], parameters: int) -> None:
+    """Breaks when looking at a model reads its numbers, or makes a view of every expert: a 7B shape has none here."""
     import time
 
+    sizes = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000}
     with torch.device("meta"):
-        model = make(
-            "llama",
-            hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
-            intermediate_size=11008, vocab_size=32000, tie_word_embeddings=False,
-        )  # fmt: skip
+        model = make(name, **sizes, **own, tie_word_embeddings=False)
     start = time.perf_counter()
     body = anatomy.of(model)
     assert time.perf_counter() - start < 1.0
-    assert body.parameter_count() == 6_738_415_616
+    assert body.parameter_count() == parameters
