@@ -176,7 +176,7 @@ def test_what_does_not_fit_falls_back_and_says_why(monkeypatch: pytest.MonkeyPat
     model = loud(PhiForCausalLM(config))
     generator = Generator.load(model, quiet=True)
     assert generator.engine == "model's forward"
-    assert "PhiForCausalLM has no anatomy" in generator.notes[0]
+    assert "cannot run on PhiForCausalLM" in generator.notes[0]
     made = generator.generate(PROMPTS[:2], 6, stop_at_end=False)
     assert [one.tokens for one in made] == [greedy(model, prompt, 6) for prompt in PROMPTS[:2]]
 
