@@ -17,7 +17,7 @@ from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.tiny import TINY
 from pomona.ground.errors import DamagedArtefact, DataError
 
-from .conftest import make
+from .conftest import assert_same_model, make
 from .test_edits import CUTS, cut_, planned
 
 
@@ -34,11 +34,11 @@ def test_saved_and_loaded(name: str, cut: str, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = load(tmp_path)
     assert type(loaded) is type(model) and not loaded.training
-    assert torch.equal(outputs_of(of(loaded), inputs), expected)
+    assert_same_model(loaded, model, outputs_of(of(loaded), inputs), expected)
     auto = getattr(transformers, TINY[name].auto)
     if plan.loads_with == "transformers":
         again = auto.from_pretrained(tmp_path).eval()
-        assert torch.equal(outputs_of(of(again), inputs), expected)
+        assert_same_model(again, model, outputs_of(of(again), inputs), expected)
     else:
         with pytest.raises(RuntimeError, match=r"size mismatch|mismatched"):
             auto.from_pretrained(tmp_path)
