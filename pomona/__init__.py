@@ -38,7 +38,7 @@ def _stage(verb: str, primary: str) -> Any:
 
         given = [str(value) for value in inputs]
         if given:
-            values[primary] = given[0] if len(given) == 1 and primary != "models" else given
+            values[primary] = given[0] if len(given) == 1 and primary not in ("models", "experts") else given
         return stages.call(verb, values, out, seed=seed)
 
     call.__name__ = call.__qualname__ = verb
@@ -52,6 +52,7 @@ _CALLS = {
     "pretrain": ("pretrain", "data"),
     "continue_": ("continue", "from"),
     "grow": ("grow", "from"),
+    "merge": ("merge", "experts"),
     "quantize": ("quantize", "from"),
     "examine": ("examine", "models"),
     "export": ("export", "from"),

@@ -24,12 +24,13 @@ POSITIONAL = {
     "pretrain": "data",
     "continue": "from",
     "grow": "from",
+    "merge": "experts",
     "quantize": "from",
     "examine": "models",
     "export": "from",
 }
 """The field that a command takes without a dash."""
-METAVARS = {"from": "MODEL", "sources": "SOURCE...", "models": "MODEL...", "data": "TOKENS"}
+METAVARS = {"from": "MODEL", "sources": "SOURCE...", "models": "MODEL...", "experts": "EXPERT...", "data": "TOKENS"}
 
 
 def command_for(verb: str, action: Callable[[str, dict[str, Any], str], None]) -> Callable[..., None]:

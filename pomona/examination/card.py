@@ -28,7 +28,9 @@ class CardData:
         license: identifier of the Hub ("apache-2.0", "cc-by-4.0", "other", ...). "unknown" says so: the licence of the
             weights is for whoever publishes them to decide, in view of the text they were trained on.
         language: ISO 639-1 codes of the text.
-        base_model: Hub id or folder that training began from; None for a model trained from scratch.
+        base_model: Hub ids or folders that training began from; none for a model trained from scratch.
+        parents: of a merged model, what is known of the models that went into it: `role`, `name`, `license`, `weight`
+            (of an expert) and `fingerprint` (of its weights).
         architecture: class that transformers loads it with.
         task: the Hub's `pipeline_tag`.
         recipe: text of the recipe (YAML).
@@ -42,7 +44,8 @@ class CardData:
     arm: Arm | None = None
     license: str = "unknown"
     language: tuple[str, ...] = ("en",)
-    base_model: str | None = None
+    base_model: tuple[str, ...] = ()
+    parents: Sequence[Mapping[str, Any]] = ()
     architecture: str = "AutoModelForCausalLM"
     task: str = "text-generation"
     recipe: str = ""
@@ -62,7 +65,7 @@ def card_text(data: CardData) -> str:
     """The card as text; see `write_card`."""
     row = data.model
     parts = [f"---\n{_front_matter(data)}---\n", f"# {_text(row.name)}\n", _opening(data) + "\n"]
-    parts += [_use(data), _quality(data), _making(data), _corpus(data)]
+    parts += [_use(data), _quality(data), _parents(data), _making(data), _corpus(data)]
     if data.recipe:
         parts.append(f"## Recipe\n\n{_fenced(data.recipe, 'yaml')}")
     where = {**data.machine, **data.versions}
@@ -77,7 +80,7 @@ def _front_matter(data: CardData) -> str:
     import yaml
 
     row = data.model
-    tags = ["pomona", *(["compressed-tensors"] if row.form != "dense" else [])]
+    tags = ["pomona", *(["compressed-tensors"] if row.form != "dense" else []), *(["merge"] if data.parents else [])]
     values: dict[str, Any] = {
         "license": visible(data.license),
         "language": [visible(code) for code in data.language],
@@ -85,8 +88,9 @@ def _front_matter(data: CardData) -> str:
         "pipeline_tag": visible(data.task),
         "tags": tags,
     }
-    if data.base_model is not None:
-        values["base_model"] = visible(data.base_model)
+    if data.base_model:
+        names = [visible(name) for name in data.base_model]
+        values["base_model"] = names if len(names) > 1 else names[0]
     if row.quality is not None:
         metrics = [{"type": "perplexity", "name": "Perplexity", "value": round(row.quality.perplexity, 4)}]
         if row.quality.bits_per_byte is not None:
@@ -105,7 +109,11 @@ def _opening(data: CardData) -> str:
     row = data.model
     form = "" if row.form == "dense" else f", compressed to {_text(row.form)}"
     bits = f", {fixed(row.bits_per_weight, 1)} bits per weight" if row.bits_per_weight is not None else ""
-    origin = f"continued from {_text(data.base_model)}" if data.base_model else "trained from scratch"
+    origin = (
+        f"continued from {' and '.join(map(_text, data.base_model))}" if data.base_model else "trained from scratch"
+    )
+    if data.parents:
+        origin = "merged from " + " and ".join(_text(str(each["name"])) for each in data.parents)
     return (
         f"A language model of {count(row.parameters)} parameters, {origin}{form}; "
         f"{data_size(row.bytes)} on disk{bits}. Made with pomona; every number below was measured."
@@ -159,6 +167,25 @@ def _quality(data: CardData) -> str:
 def _accuracy(data: CardData) -> str:
     """What a first guess is right about."""
     return "next-token accuracy" if data.task == "text-generation" else "accuracy"
+
+
+def _parents(data: CardData) -> str:
+    if not data.parents:
+        return ""
+    heads = ["model", "part", "licence", "fingerprint of its weights", "weight"]
+    lines = [
+        [
+            _text(str(each["name"])),
+            _text(str(each["role"])),
+            _text(str(each.get("license") or "unknown")),
+            _text(str(each["fingerprint"])),
+            fixed(each["weight"], 2) if each.get("weight") is not None else "",
+        ]
+        for each in data.parents
+    ]
+    known = any(each.get("license") for each in data.parents)
+    tail = "\nThe licence of this model has to agree with theirs.\n" if known else ""
+    return f"## Parents\n\n{_table(heads, lines, left=4)}{tail}"
 
 
 def _making(data: CardData) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -196,14 +197,19 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def clear_partial(folder: Path) -> None:
-    """Remove what a killed process left half written in `folder`. Call it while holding the folder's lock."""
-    for leftover in folder.glob(".*.part"):
+def clear_partial(folder: Path, name: str | None = None) -> None:
+    """Remove what a killed process left half written in `folder`. Call it while holding the lock.
+
+    Args:
+        name: only what was to become the file or folder of this name.
+    """
+    prefix = ".*" if name is None else f".{glob.escape(name)}.*"
+    for leftover in folder.glob(f"{prefix}.part"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
-    for leftover in folder.glob(".*.old"):
+    for leftover in folder.glob(f"{prefix}.old"):
         shutil.rmtree(leftover)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from pomona.anatomy.specimen import config_of, meta_model
+from pomona import anatomy
+from pomona.anatomy.loading import read_config
 from pomona.ground.console import progress_bar
 from pomona.ground.errors import ConfigError, DamagedArtefact, UnsupportedModel
 from pomona.ground.files import MANIFEST, atomic_folder, content_hash, file_hash, read_json, write_json
@@ -154,16 +155,15 @@ def matching_weights(folders: Sequence[Path], labels: Sequence[str]) -> list[Wei
     Raises:
         UnsupportedModel, DataError, UnsafeFile, DamagedArtefact: what does not match or is not there, by name.
     """
-    configs = [config_of(str(folder)) for folder in folders]
-    for config, label in zip(configs, labels, strict=True):
-        if getattr(config, "quantization_config", None) is not None:
+    for folder, label in zip(folders, labels, strict=True):
+        if getattr(read_config(folder), "quantization_config", None) is not None:
             raise UnsupportedModel(
                 f"{label} cannot be merged (nothing was made)",
                 needs="dense weights",
                 found="quantization_config in config.json",
                 do="merge the dense models and quantize the result",
             )
-    models = [meta_model(config) for config in configs]
+    models = [anatomy.shadow(folder) for folder in folders]
     require_same_anatomy(models[0], models[1:], labels[1:])
     require_same_tokenizer(folders[0], folders[1:], labels[1:])
     groups: dict[int, list[str]] = {}

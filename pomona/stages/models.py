@@ -82,15 +82,21 @@ def create(
 
 def expected(view: View, need: str) -> PreTrainedModel | None:
     """The model of an input on the meta device, made or not; None (and a problem) where it cannot be known."""
-    model: PreTrainedModel | None = view.known(need, "model")
-    folder: Path | None = view.known(need, "folder")
-    if model is not None or folder is None:
-        return model
-    try:
-        return anatomy.shadow(folder)
-    except PomonaError as error:
-        view.problem(need, error.what, error.do or error.found or "")
-        return None
+    return next(iter(all_expected(view, need)), None)
+
+
+def all_expected(view: View, need: str) -> list[PreTrainedModel | None]:
+    """The same for an input that is several models."""
+    found: list[PreTrainedModel | None] = []
+    for forecast in view.all(need):
+        model, folder = forecast.known.get("model"), forecast.known.get("folder")
+        if model is None and folder is not None:
+            try:
+                model = anatomy.shadow(folder)
+            except PomonaError as error:
+                view.problem(need, error.what, error.do or error.found or "")
+        found.append(model)
+    return found
 
 
 def load(folder: Path) -> PreTrainedModel:

@@ -76,7 +76,8 @@ def export(stage: ExportStage, job: Job) -> Made:
             model=replace(row, name=stage.title or source.name, folder=job.folder.name.strip(".").partition(".")[0]),
             arm=arm_of(str(job.recipe.get("name", source.name)), chain),
             license=stage.license,
-            base_model=None if chain[0].verb != "outside" else chain[0].name,
+            base_model=tuple(each.name for each in chain if each.verb == "outside"),
+            parents=next((each.facts["parents"] for each in reversed(chain) if each.facts.get("parents")), ()),
             architecture=architecture,
             task=task_of(architecture),
             recipe=text_of(job.recipe, {each.name for each in lineage([source])} | {job.name}),
@@ -111,10 +112,10 @@ def given_chains(stage: ReportStage, job: Job) -> dict[str, list[Artefact]]:
 
 
 def chain_of(artefact: Artefact) -> list[Artefact]:
-    """The models that led to this one, and itself."""
-    sources = [*artefact.parents.get("from", ()), *artefact.parents.get("model", ())]
-    before = next((source for source in sources if source.kind == "model"), None)
-    return [artefact] if before is None else [*chain_of(before), artefact]
+    """The models that led to this one, each once, and itself."""
+    sources = [source for field in ("from", "model", "base", "experts") for source in artefact.parents.get(field, ())]
+    before = [each for source in sources if source.kind == "model" for each in chain_of(source)]
+    return list({each.hash: each for each in (*before, artefact)}.values())
 
 
 def role_of(chain: Sequence[Artefact]) -> Role:
@@ -162,13 +163,14 @@ def shared_of(made: Sequence[Artefact]) -> list[Artefact]:
 
 def corpus_facts(made: Sequence[Artefact]) -> dict[str, Any]:
     """What report and card say about the text."""
-    corpus = next((artefact for artefact in lineage(made) if artefact.kind == "corpus"), None)
-    if corpus is None:
-        return {}
-    facts = corpus.facts
     known = ("documents", "bytes", "exact_copies", "near_copies", "bad_lines", "fingerprint")
-    sources = {source["path"]: source["documents"] for source in facts.get("sources", ())}
-    return {key: facts[key] for key in known if facts.get(key)} | {"sources": sources}
+    found = {}
+    for corpus in lineage(made):
+        if corpus.kind == "corpus":
+            sources = {source["path"]: source["documents"] for source in corpus.facts.get("sources", ())}
+            facts = {key: corpus.facts[key] for key in known if corpus.facts.get(key)}
+            found[corpus.name] = facts | {"sources": sources}
+    return next(iter(found.values())) if len(found) == 1 else found
 
 
 def quality_of(facts: Mapping[str, Any] | None) -> Examination | None:

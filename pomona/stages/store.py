@@ -60,6 +60,8 @@ class Store:
         with folder_lock(self.folder) if is_main() else nullcontext():
             if is_main():
                 clear_partial(self.folder)
+                for place in self.fixed.values():
+                    clear_partial(place.parent, place.name)
             wait()
             yield
 

@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "pretrain": "pomona.stages.pretrain:PretrainStage",
     "continue": "pomona.stages.continuing:ContinueStage",
     "grow": "pomona.stages.grow:GrowStage",
+    "merge": "pomona.stages.merge:MergeStage",
     "quantize": "pomona.stages.quantize:QuantizeStage",
     "examine": "pomona.stages.examine:ExamineStage",
     "export": "pomona.stages.export:ExportStage",

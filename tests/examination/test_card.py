@@ -30,7 +30,7 @@ def card_data(name: str = "") -> CardData:
         versions=data.versions,
         notes=tuple(note + name for note in data.notes),
         evaluated_on=f"env:docs{name}",
-        base_model=f"base{name}" if name else None,
+        base_model=(f"base{name}",) if name else (),
     )
 
 
@@ -61,7 +61,7 @@ def test_front_matter_is_what_the_hub_reads() -> None:
         "name": "Bits per byte",
         "value": round(quality.bits_per_byte or 0, 4),
     }
-    assert front(card_text(replace(card_data(), base_model="org/base")))["base_model"] == "org/base"
+    assert front(card_text(replace(card_data(), base_model=("org/base",))))["base_model"] == "org/base"
 
 
 def test_hub_library_accepts_the_card() -> None:
@@ -72,6 +72,22 @@ def test_hub_library_accepts_the_card() -> None:
     assert card.data.license == "apache-2.0"
     assert card.data.eval_results is not None
     assert card.data.eval_results[0].metric_type == "bits_per_byte"
+
+
+def test_parents_of_a_merge_are_told() -> None:
+    """Catches licences or fingerprints of parents that do not reach the card, and names that become markup there."""
+    parents = (
+        {"role": "base", "name": "general", "license": "apache-2.0", "fingerprint": "9f2c1e77", "weight": None},
+        {"role": "expert", "name": HOSTILE, "license": None, "fingerprint": "a0b84d15", "weight": 0.75},
+    )
+    text = card_text(replace(card_data(), parents=parents, base_model=("org/one", "org/two")))
+    assert "merge" in front(text)["tags"] and front(text)["base_model"] == ["org/one", "org/two"]
+    html = rendered(text)
+    table = html[html.index("<h2>Parents</h2>") :]
+    for wanted in ("general", "apache-2.0", "unknown", "9f2c1e77", "a0b84d15", "0.75", "has to agree with theirs"):
+        assert wanted in table, wanted
+    assert "merged from general and" in html and "<script" not in html
+    assert "Parents" not in card_text(card_data())
 
 
 def test_card_says_how_the_model_came_to_be() -> None:

@@ -144,5 +144,8 @@ def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("x")
     (tmp_path / ".file.y.part").write_text("half")
+    (tmp_path / ".other.z.part").mkdir()
+    clear_partial(tmp_path, "other")
+    assert not (tmp_path / ".other.z.part").exists() and (tmp_path / ".made.x.part").exists()
     clear_partial(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "made", "notes.part"]
