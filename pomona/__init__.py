@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 leave_out_remarks_of_torchao()
 
 _ROOMS = ("anatomy", "catalog", "data", "engine", "examination", "ground", "growth", "merging", "objectives",
-          "optimizers", "quantization", "runtime", "schedules", "stages")  # fmt: skip
+          "optimizers", "quantization", "runtime", "schedules", "sparsity", "stages")  # fmt: skip
 _NAMES = {"Artefact": "stages", "Recipe": "stages", "Run": "stages", "load": "stages", "run": "stages"}
 
 
@@ -53,6 +53,7 @@ _CALLS = {
     "continue_": ("continue", "from"),
     "grow": ("grow", "from"),
     "merge": ("merge", "experts"),
+    "prune": ("prune", "from"),
     "quantize": ("quantize", "from"),
     "examine": ("examine", "models"),
     "export": ("export", "from"),

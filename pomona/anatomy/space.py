@@ -80,6 +80,18 @@ class Axis:
         Returns:
             (new axis size,) int64, to be used with `index_select`.
         """
+        sizes, moved = self._split_at(space)
+        grid = torch.arange(self.size, device=order.device).view(sizes)
+        return grid.index_select(moved, order).flatten()
+
+    def owners(self, space: Space) -> Tensor:
+        """(axis size,) int64: to which coordinate of `space` each coordinate of this axis belongs."""
+        sizes, moved = self._split_at(space)
+        own = torch.arange(space.size).view([-1 if dim == moved else 1 for dim in range(len(sizes))])
+        return own.expand(sizes).flatten()
+
+    def _split_at(self, space: Space) -> tuple[list[int], int]:
+        """The sizes of this axis with `space` among them, and its place there."""
         sizes: list[int] = []
         moved = -1
         for own in self.spaces:
@@ -92,8 +104,7 @@ class Axis:
             else:
                 sizes.append(own.size)
         assert moved >= 0, f"{space} is not on the axis {self.name}"
-        grid = torch.arange(self.size, device=order.device).view(sizes)
-        return grid.index_select(moved, order).flatten()
+        return sizes, moved
 
     def __str__(self) -> str:
         return self.name

@@ -17,7 +17,16 @@ from pomona.ground.lazy import names_from
 
 if TYPE_CHECKING:
     from pomona.catalog.cards import Parameter, card, parameters
-    from pomona.catalog.field import Growth, Merging, MethodOf, ObjectiveMethod, Optimizer, Quantization, ScheduleMethod
+    from pomona.catalog.field import (
+        Growth,
+        Merging,
+        MethodOf,
+        ObjectiveMethod,
+        Optimizer,
+        Quantization,
+        ScheduleMethod,
+        Sparsity,
+    )
     from pomona.catalog.listing import KINDS, Kind, Row, config_class, find, rows, source_file
 
 __getattr__ = names_from(
@@ -34,6 +43,7 @@ __getattr__ = names_from(
         "Quantization": "field",
         "Row": "listing",
         "ScheduleMethod": "field",
+        "Sparsity": "field",
         "card": "cards",
         "config_class": "listing",
         "find": "listing",
@@ -55,6 +65,7 @@ __all__ = [
     "Quantization",
     "Row",
     "ScheduleMethod",
+    "Sparsity",
     "card",
     "config_class",
     "find",

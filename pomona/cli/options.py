@@ -25,6 +25,7 @@ POSITIONAL = {
     "continue": "from",
     "grow": "from",
     "merge": "experts",
+    "prune": "from",
     "quantize": "from",
     "examine": "models",
     "export": "from",

@@ -62,7 +62,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Mark:
-    """Where an arm changed its model: at the end of a stage of kind `grow` or `quantize`."""
+    """Where an arm changed its model: at the end of a stage of kind `grow`, `prune` or `quantize`."""
 
     kind: str
     name: str
@@ -175,7 +175,7 @@ def curve_of(arm: Arm, unit: Unit) -> Curve:
                 training.append(_point(line, before, ratio * float(line["loss"])))
         cost = cost_of(stage)
         before = Point(before.tokens + cost.tokens, before.flops + cost.flops, before.seconds + cost.seconds, 0.0)
-        if stage.kind in ("grow", "quantize"):
+        if stage.kind in ("grow", "prune", "quantize"):
             marks.append(Mark(stage.kind, stage.name, before.flops, before.seconds, _quality(stage, unit)))
     return Curve(arm, tuple(training), tuple(validation), tuple(marks), before.flops, before.seconds)
 

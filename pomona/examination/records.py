@@ -32,8 +32,8 @@ class StageRecord:
 
     Args:
         name: as the recipe calls it, shown to the reader ("small", "grown").
-        kind: the verb: corpus, tokenizer, pretrain, continue, grow, quantize, export, examine. `grow` and
-            `quantize` are marked in the curves.
+        kind: the verb: corpus, tokenizer, pretrain, continue, grow, prune, quantize, export, examine. `grow`,
+            `prune` and `quantize` are marked in the curves.
         ledger: `Ledger.to_dict()` of this stage alone: `purposes` ({purpose: {flops, seconds, tokens}}),
             `steps`, `peak_memory_bytes`. The purposes in `ASIDE` are kept apart. Absent entries count as zero.
         metrics: the lines of this stage's metrics.jsonl, in order. `tokens`, `flops` and `seconds` are counted

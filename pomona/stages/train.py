@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
 from pomona.ground.files import read_json, write_json
 from pomona.ground.ranks import from_main, world_size
+from pomona.sparsity import fixed_zeros
 from pomona.stages import main_line
 from pomona.stages.base import Artefact, Job, Made
 from pomona.stages.models import save
@@ -61,20 +63,22 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
     if source and resumes:
         main_line.restore(source.folder, model, optimizer)
     assert isinstance(stage.engine, FitConfig)
-    training = fit(
-        model,
-        objective,
-        stream,
-        optimizer,
-        schedule,
-        steps=steps,
-        config=stage.engine.model_copy(update={"seed": job.seed}),
-        folder=job.work / "fit",
-        validation=held_out(tokens, stage),
-        token_bytes=torch.from_numpy(tokens.token_bytes),
-        keep_state_after=main_line.fork_of(schedule, steps),
-        title=job.name,
-    )
+    sparse = bool(before.get("zeros"))
+    with fixed_zeros(body, optimizer) if sparse else nullcontext():
+        training = fit(
+            model,
+            objective,
+            stream,
+            optimizer,
+            schedule,
+            steps=steps,
+            config=stage.engine.model_copy(update={"seed": job.seed}),
+            folder=job.work / "fit",
+            validation=held_out(tokens, stage),
+            token_bytes=torch.from_numpy(tokens.token_bytes),
+            keep_state_after=main_line.fork_of(schedule, steps),
+            title=job.name,
+        )
     if not job.main:
         return Made()
     save(model, tokens.tokenizer, job.folder)
@@ -89,6 +93,8 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
         main_line.keep(job)
         swept = stage.sweep is not None or bool(line and line["swept"])
         facts["main_line"] = main_line.described(schedule, steps, optimizer_config, swept, read(fork))
+    if sparse:
+        facts["zeros"] = before["zeros"]
     facts |= {
         "parameters": body.parameter_count(),
         "blocks": len(body.blocks),

@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "continue": "pomona.stages.continuing:ContinueStage",
     "grow": "pomona.stages.grow:GrowStage",
     "merge": "pomona.stages.merge:MergeStage",
+    "prune": "pomona.stages.prune:PruneStage",
     "quantize": "pomona.stages.quantize:QuantizeStage",
     "examine": "pomona.stages.examine:ExamineStage",
     "export": "pomona.stages.export:ExportStage",

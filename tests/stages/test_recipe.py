@@ -32,7 +32,7 @@ stages:
   - tend:
       tmes: 3
       style: quiet
-  - prune
+  - water
   - tend: {times: 0}
 """,
     )
@@ -47,7 +47,7 @@ stages:
         "recipe.yaml:7 stages.1.tend.tmes: unknown key 'tmes'",
         "did you mean 'times'?",
         "recipe.yaml:8 stages.1.tend.style: Input should be 'plain' or 'loud' (got 'quiet')",
-        "recipe.yaml:9 stages.2.prune: unknown stage 'prune'",
+        "recipe.yaml:9 stages.2.water: unknown stage 'water'",
         "recipe.yaml:10 stages.3.tend.times",
     ):
         assert expected in message, message

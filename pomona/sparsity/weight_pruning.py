@@ -1,0 +1,79 @@
+"""What the methods that zero single weights share: parameters, masks, reporting.
+
+A mask needs no file of its own: the zeros in the saved weights are the mask, since no trained weight is exactly zero.
+`fixed_zeros` holds them while the model is trained on.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import NonNegativeInt
+from torch import Tensor
+
+from pomona import anatomy
+from pomona.anatomy import Anatomy, Weight
+from pomona.sparsity.config import PruningConfig, loader_of
+from pomona.sparsity.report import Cut, Loader, SparsityReport
+from pomona.sparsity.weight_scores import WeightScore, prunable, require_finite
+
+if TYPE_CHECKING:
+    from pomona.engine import Batch, Objective
+
+
+class WeightPruning(PruningConfig):
+    """Set the weights with the lowest scores to zero."""
+
+    score: WeightScore = "magnitude"
+    """`magnitude` of the weights, or `random`: the baseline."""
+    roles: tuple[str, ...] = ()
+    """Which weights count: parts (ffn) or roles (attention.query, embedding, head). Default: all maps in the blocks."""
+    seed: NonNegativeInt = 0
+    """Of random scores."""
+
+    @abstractmethod
+    def masks(self, weights: Sequence[Weight]) -> Iterator[Tensor]:
+        """For each weight a bool mask in canonical shape: True where it stays."""
+
+    def check(self, body: Anatomy) -> None:
+        prunable(body, self.roles)
+
+    def rehearse_(self, model: Any) -> Loader:
+        body = anatomy.of(model)
+        self.check(body)
+        return loader_of(body)
+
+    def apply_(self, model: Any, batches: Sequence[Batch] = (), objective: Objective | None = None) -> SparsityReport:
+        start = time.perf_counter()
+        body = model if isinstance(model, Anatomy) else anatomy.of(model)
+        self.check(body)
+        weights = prunable(body, self.roles)
+        require_finite(weights)
+        before = body.parameter_count()
+        with anatomy.touched(body, self.method):
+            cuts = zero_(weights, self.masks(weights))
+        return SparsityReport(
+            method=self.method,
+            config=self.model_dump(mode="json"),
+            cuts=cuts,
+            parameters_before=before,
+            parameters_after=before,
+            zeros=sum(cut.before - cut.after for cut in cuts),
+            loads_with=loader_of(body),
+            seconds=time.perf_counter() - start,
+        )
+
+
+@torch.no_grad()
+def zero_(weights: Sequence[Weight], masks: Iterable[Tensor]) -> tuple[Cut, ...]:
+    """Zero what the masks do not keep, and say how much of each weight that is."""
+    cuts = []
+    for weight, mask in zip(weights, masks, strict=True):
+        weight.write_(weight.read().masked_fill(~mask, 0.0))
+        expert = "" if weight.expert is None else f", expert {weight.expert}"
+        cuts.append(Cut(f"{weight.name} ({weight.role}{expert})", mask.numel(), int(mask.sum())))
+    return tuple(cuts)
