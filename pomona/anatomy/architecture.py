@@ -17,6 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
+from pomona.anatomy import norms as norming
 from pomona.anatomy import sizes as sizing
 from pomona.ground.errors import UnsupportedModel
 
@@ -30,19 +31,23 @@ _INTERNALS = frozenset(vars(nn.Module()))
 
 
 def sized(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The same class, but its instances have the sizes that their configuration records (see `sizes`)."""
+    """The same class, but its instances have the sizes and norms that their configuration records (see `sizes`)."""
 
     class Sized(model_class):  # type: ignore[misc]
         def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
             from pomona.anatomy.body import of
 
             towers = [config, *(getattr(config, name) for name in config.sub_configs)]
-            records = [(own, sizing.recorded(own), vars(own).pop(sizing.RECORD, None)) for own in towers]
+            records = [
+                (own, sizing.recorded(own), norming.recorded(own), vars(own).pop(sizing.RECORD, None)) for own in towers
+            ]
             super().__init__(config, *args, **kwargs)
-            for own, sizes, record in records:
+            for own, sizes, norms, record in records:
                 if record is not None:
                     body = of(self, record.get("shape"))
                     sizing.apply_(body, sizes)
+                    if norms is not None:
+                        norming.apply_(body, norms)
                     setattr(own, sizing.RECORD, record)
 
     Sized.__name__, Sized.__qualname__, Sized.__module__ = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from pomona.anatomy.bind import Binder, uncovered
 from pomona.anatomy.block import Attention, Block, Stack
 from pomona.anatomy.declaration import Pool, Shape
 from pomona.anatomy.registry import known_shapes, shape_named, shapes_for, unknown
+from pomona.anatomy.sizes import record_of
 from pomona.anatomy.space import Space
 from pomona.anatomy.surroundings import Fast
 from pomona.anatomy.weight import Norm, Weight
@@ -154,6 +155,11 @@ class Anatomy:
         )
 
     # ---- parts
+
+    @property
+    def loads_with(self) -> Literal["transformers", "pomona"]:
+        """What loads the saved folder: any transformers, or `pomona.anatomy.load` (no code is stored or run)."""
+        return "transformers" if record_of(self, self._find.recorded) is None else "pomona"
 
     @property
     def config(self) -> Any:

@@ -46,6 +46,7 @@ class EditPlan:
         changes: (space, size before, size after), in order.
         fields: configuration field -> value afterwards, for those that change.
         recorded: sizes that the fields of the configuration cannot express; empty when they can.
+        loads_with: what loads the saved folder: any transformers, or `pomona.anatomy.load` (no code is stored or run).
         parameters_before, parameters_after: of the whole model, tied ones once.
     """
 
@@ -54,19 +55,15 @@ class EditPlan:
     recorded: Sizes
     parameters_before: int
     parameters_after: int
-
-    @property
-    def loads_with(self) -> Literal["transformers", "pomona"]:
-        """What loads the saved folder: any transformers, or `pomona.anatomy.load` (no code is stored or run)."""
-        return "pomona" if self.recorded else "transformers"
+    loads_with: Literal["transformers", "pomona"]
 
     def __str__(self) -> str:
         lines = [f"{space}: {before} to {after}" for space, before, after in self.changes]
         lines.append(f"parameters: {self.parameters_before:,} to {self.parameters_after:,}")
         lines += [f"configuration: {name} = {value}" for name, value in self.fields.items()]
-        if self.recorded:
-            count = sum(map(len, self.recorded.values()))
-            lines.append(f"loads with pomona.anatomy.load only: {count} sizes that no field of transformers expresses")
+        if self.loads_with == "pomona":
+            what = f"{sum(map(len, self.recorded.values()))} sizes" if self.recorded else "norms"
+            lines.append(f"loads with pomona.anatomy.load only: {what} that no field of transformers expresses")
         else:
             lines.append("loads with transformers")
         return "\n".join(lines)
@@ -237,6 +234,7 @@ class Edit:
             recorded=sizing.recorded(new.config),
             parameters_before=body.parameter_count(),
             parameters_after=new.parameter_count(),
+            loads_with=new.loads_with,
         )
         self._prepared = _Prepared(plan, old, new)
         return self._prepared

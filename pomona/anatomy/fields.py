@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pomona.anatomy import norms as norming
 from pomona.anatomy import sizes as sizing
 from pomona.anatomy.architecture import build, reread, tower_of
 from pomona.anatomy.sizes import Sizes
@@ -33,6 +34,9 @@ def expressed(body: Anatomy, wanted: Sizes, others: Mapping[str, Any]) -> tuple[
         UnsupportedModel: a model of these sizes cannot be built.
     """
     uniform = {name: values.pop() for name, values in _said(body, wanted).items() if len(values) == 1}
+    if norming.recorded(body.config) is not None:
+        # Another width must not fit the norms that transformers would build: it is recorded, which nothing else reads.
+        uniform.pop(body.shape.fields.hidden_size)
     every = [body.shape.fields, *(stack.fields for stack in body.shape.stacks if stack.fields is not None)]
     heads = {name for fields in every for name in (fields.heads, fields.kv_heads, fields.head_dim)}
     known = {name for name in uniform if hasattr(body.config, name)}
@@ -101,8 +105,9 @@ def _anatomy(body: Anatomy, fields: dict[str, Any], recorded: Sizes) -> Anatomy:
     config = reread(body.model.config, fields, tower)
     own = config if tower is None else getattr(config, tower)
     vars(own).pop(sizing.RECORD, None)
-    if recorded:
-        setattr(own, sizing.RECORD, sizing.record_of(body, recorded))
+    record = sizing.record_of(body, recorded)
+    if record is not None:
+        setattr(own, sizing.RECORD, record)
     return of(build(type(body.model), config), body.shape)
 
 

@@ -222,6 +222,8 @@ class Finder:
         if epsilon is None or not isinstance(getattr(module, "weight", None), nn.Parameter):
             raise self.refusal(f"a norm with a gain and an epsilon at {path}", type(module).__name__)
         has_bias = getattr(module, "bias", None) is not None
+        if isinstance(module, nn.RMSNorm):  # in the place of a LayerNorm, see `norms`
+            kind, offset = "rms", 0.0
         return Norm(
             kind=kind,
             module=module,

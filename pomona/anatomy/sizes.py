@@ -5,7 +5,8 @@ it cannot say is recorded beside its fields as plain data,
 
     "pomona": {"format": 1, "shape": "llama", "sizes": {"model.layers.3": {"feed_forward": 40}}}
 
-and `apply_` gives a newly built model those sizes before its weights are loaded. No code is stored or run.
+and `apply_` gives a newly built model those sizes before its weights are loaded. No code is stored or run. What else
+may stand there says `norms`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ Sizes = dict[str, dict[str, int]]
 
 RECORD = "pomona"
 """The key of a configuration that holds what its own fields cannot say."""
-FORMAT = 1
+FORMAT, FORMAT_WITH_NORMS = 1, 2
+"""Versions that know of sizes alone do not read the second, whose models they would build with other norms."""
 EDITABLE = (
     *("residual", "head", "kv_head", "head_dim", "value_dim", "feed_forward", "expert"),
     *("embedding", "pooled", "vocabulary"),
@@ -61,9 +63,16 @@ def departures(wanted: Sizes, built: Sizes) -> Sizes:
     return found
 
 
-def record_of(body: Anatomy, sizes: Sizes) -> dict[str, Any]:
-    """What a configuration holds under `RECORD`."""
-    return {"format": FORMAT, "shape": body.shape.name, "sizes": sizes}
+def record_of(body: Anatomy, sizes: Sizes, norms: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """What a configuration holds under `RECORD`: these sizes, and what it says about norms; None for neither.
+
+    Args:
+        norms: another record of norms than the present one.
+    """
+    norms = norms or (getattr(body.config, RECORD, None) or {}).get("norms")
+    if norms is None:
+        return {"format": FORMAT, "shape": body.shape.name, "sizes": sizes} if sizes else None
+    return {"format": FORMAT_WITH_NORMS, "shape": body.shape.name, "sizes": sizes, "norms": dict(norms)}
 
 
 def recorded(config: Any) -> Sizes:
@@ -75,7 +84,8 @@ def recorded(config: Any) -> Sizes:
     record = getattr(config, RECORD, None)
     if record is None:
         return {}
-    sizes = record.get("sizes") if isinstance(record, dict) and record.get("format") == FORMAT else None
+    known = isinstance(record, dict) and record.get("format") in (FORMAT, FORMAT_WITH_NORMS)
+    sizes = record.get("sizes") if known else None
     whole = isinstance(sizes, dict) and all(
         isinstance(names, dict) and all(isinstance(size, int) and size > 0 for size in names.values())
         for names in sizes.values()
@@ -83,7 +93,7 @@ def recorded(config: Any) -> Sizes:
     if not whole:
         raise DataError(
             f"the configuration's {RECORD!r} cannot be read",
-            needs=f"format {FORMAT} with sizes: scope -> space -> number",
+            needs=f"format {FORMAT} or {FORMAT_WITH_NORMS} with sizes: scope -> space -> number",
             found=str(record)[:200],
             do="load the model with the version of pomona that wrote it",
         )
@@ -260,5 +270,5 @@ def _follow_parameters(module: nn.Module) -> None:
         module.out_channels = first
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = first, last
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         module.normalized_shape = tuple(weight.shape)

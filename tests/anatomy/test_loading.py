@@ -90,7 +90,7 @@ def change(folder: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"format": 2, "sizes": {}}, "version of pomona that wrote it"),
+        ({"format": 3, "sizes": {}}, "version of pomona that wrote it"),
         ({"format": 1, "sizes": {"model.layers.0": {"feed_forward": "28"}}}, "cannot be read"),
         ({"format": 1, "sizes": {"model.layers.0": {"feed_forward": -1}}}, "cannot be read"),
         ("28", "cannot be read"),
