@@ -31,6 +31,7 @@ from pomona import anatomy
 from pomona.anatomy import Anatomy
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError
+from pomona.growth.report import GrowthReport
 
 FITTED_FROM = 1e8
 """Parameters below which the timing law was not fitted."""
@@ -82,25 +83,6 @@ class GStackConfig(MethodConfig):
     def apply_(self, model: Any) -> GrowthReport:
         """Grow `model` in place; see `g_stack_`."""
         return g_stack_(model, self)
-
-
-@dataclass(frozen=True)
-class GrowthReport:
-    """What growth did.
-
-    Args:
-        order: source block of each new block.
-        blocks_before, blocks_after: of the stack.
-        parameters_before, parameters_after: of the whole model.
-        seconds: it took.
-    """
-
-    order: tuple[int, ...]
-    blocks_before: int
-    blocks_after: int
-    parameters_before: int
-    parameters_after: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -207,6 +189,7 @@ def g_stack_(model: Any, config: GStackConfig | None = None) -> GrowthReport:
         parameters_before=parameters,
         parameters_after=body.parameter_count(),
         seconds=time.perf_counter() - start,
+        keeps_function=config.new_blocks == "identity" and order[:before] == list(range(before)),
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from pomona.catalog import Growth
 from pomona.ground.errors import PomonaError
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
+
+if TYPE_CHECKING:
+    from pomona.anatomy import Anatomy
 
 
 class GrowStage(Stage):
@@ -43,7 +46,7 @@ class GrowStage(Stage):
             view.problem("method", str(error))
             return Forecast()
         body = anatomy.of(grown)
-        note = f"{self.method.method}, {len(anatomy.of(model).blocks)} blocks to {len(body.blocks)}"
+        note = self._note(anatomy.of(model), body)
         known = {"model": grown, "objective": trained_for(view.one("from").known)}
         return Forecast(parameters=body.parameter_count(), note=note, known=known)
 
@@ -57,13 +60,22 @@ class GrowStage(Stage):
 
         source = job.input("from")
         model = models.load(source.folder)
-        before = len(anatomy.of(model).blocks)
+        before = anatomy.shadow(source.folder)
         report = self.method.apply_(model)  # type: ignore[attr-defined]
         models.save(model, models.load_tokenizer(source.folder), job.folder)
         ledger = Ledger()
         ledger.charge("grow", flops=getattr(report, "flops", 0.0), seconds=report.seconds)
         body = anatomy.of(model)
         facts = {key: source.facts[key] for key in ("read", "learning_rate", "objective") if key in source.facts}
-        note = f"{self.method.method}, {before} blocks to {len(body.blocks)}"
+        note = self._note(anatomy.of(before), body)
         facts |= {"parameters": body.parameter_count(), "blocks": len(body.blocks), "note": note}
         return Made(facts, ledger)
+
+    def _note(self, before: Anatomy, after: Anatomy) -> str:
+        """What grows, and what loads the result where transformers alone does not."""
+        sizes = [f"{len(before.blocks)} blocks to {len(after.blocks)}"]
+        if after.hidden_size != before.hidden_size:
+            sizes.append(f"width {before.hidden_size} to {after.hidden_size}")
+        if after.loads_with == "pomona":
+            sizes.append("loads with pomona.anatomy.load only")
+        return f"{self.method.method}, {', '.join(sizes)}"
