@@ -16,6 +16,7 @@ BENCHMARKS = {
     "startup": "import, help and listing; opening shards",
     "corpus": "from the installed documentation to token shards",
     "train_step": "tokens per second of a training step",
+    "norms": "a pass with LayerNorm, RMSNorm and a narrower stream",
     "gptq": "quantizing weights",
     "decode": "generating text from 4-bit weights",
     "time_to_loss": "seconds until a loss is reached",

@@ -25,21 +25,21 @@ __version__ = "0.1.0"
 
 leave_out_remarks_of_torchao()
 
-_ROOMS = ("anatomy", "catalog", "data", "engine", "examination", "ground", "growth", "merging", "objectives",
-          "optimizers", "quantization", "runtime", "schedules", "sparsity", "stages")  # fmt: skip
+_ROOMS = ("anatomy", "catalog", "conversion", "data", "engine", "examination", "ground", "growth", "merging",
+          "objectives", "optimizers", "quantization", "runtime", "schedules", "sparsity", "stages")  # fmt: skip
 _NAMES = {"Artefact": "stages", "Recipe": "stages", "Run": "stages", "load": "stages", "run": "stages"}
 
 
 def _stage(verb: str, primary: str) -> Any:
     """The Python call of a stage: `grow(model, method="g-stack", out="grown")`."""
 
-    def call(*inputs: str | Path, out: str | Path, seed: int = 0, **values: Any) -> Artefact:
+    def call(*inputs: str | Path, out: str | Path, **values: Any) -> Artefact:
         from pomona import stages
 
         given = [str(value) for value in inputs]
         if given:
             values[primary] = given[0] if len(given) == 1 and primary not in ("models", "experts") else given
-        return stages.call(verb, values, out, seed=seed)
+        return stages.call(verb, values, out)
 
     call.__name__ = call.__qualname__ = verb
     call.__doc__ = f"Run the stage `{verb}` on folders, into the folder `out`. Values are those of the recipe's stage."
@@ -52,6 +52,7 @@ _CALLS = {
     "pretrain": ("pretrain", "data"),
     "continue_": ("continue", "from"),
     "grow": ("grow", "from"),
+    "convert": ("convert", "from"),
     "merge": ("merge", "experts"),
     "prune": ("prune", "from"),
     "quantize": ("quantize", "from"),

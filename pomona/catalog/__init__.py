@@ -18,6 +18,7 @@ from pomona.ground.lazy import names_from
 if TYPE_CHECKING:
     from pomona.catalog.cards import Parameter, card, parameters
     from pomona.catalog.field import (
+        Conversion,
         Growth,
         Merging,
         MethodOf,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __getattr__ = names_from(
     __name__,
     {
+        "Conversion": "field",
         "KINDS": "listing",
         "Growth": "field",
         "Kind": "listing",
@@ -55,6 +57,7 @@ __getattr__ = names_from(
 
 __all__ = [
     "KINDS",
+    "Conversion",
     "Growth",
     "Kind",
     "Merging",

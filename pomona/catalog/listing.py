@@ -17,7 +17,7 @@ from pomona.ground.yaml import read_yaml
 if TYPE_CHECKING:
     from pomona.ground.config import MethodConfig
 
-Kind = Literal["objective", "optimizer", "schedule", "growth", "sparsity", "quantization", "merging"]
+Kind = Literal["objective", "optimizer", "schedule", "growth", "sparsity", "quantization", "merging", "conversion"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 OWN = Path(__file__).parent.parent / "catalog.yaml"

@@ -24,6 +24,7 @@ POSITIONAL = {
     "pretrain": "data",
     "continue": "from",
     "grow": "from",
+    "convert": "from",
     "merge": "experts",
     "prune": "from",
     "quantize": "from",

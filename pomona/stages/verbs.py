@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "pretrain": "pomona.stages.pretrain:PretrainStage",
     "continue": "pomona.stages.continuing:ContinueStage",
     "grow": "pomona.stages.grow:GrowStage",
+    "convert": "pomona.stages.convert:ConvertStage",
     "merge": "pomona.stages.merge:MergeStage",
     "prune": "pomona.stages.prune:PruneStage",
     "quantize": "pomona.stages.quantize:QuantizeStage",

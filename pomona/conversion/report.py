@@ -1,0 +1,28 @@
+"""What a conversion tells of its work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did.
+
+    Args:
+        parameters_before, parameters_after: of the whole model.
+        hidden_before, hidden_after: features of the residual stream.
+        difference: largest difference of the outputs on a few random inputs, relative to the largest output; None for a
+            model without values.
+        loads_with: what loads the saved folder: any transformers, or `pomona.anatomy.load` (no code is stored or run).
+        seconds: it took.
+    """
+
+    parameters_before: int
+    parameters_after: int
+    hidden_before: int
+    hidden_after: int
+    difference: float | None
+    loads_with: Literal["transformers", "pomona"]
+    seconds: float
