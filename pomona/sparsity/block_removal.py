@@ -29,7 +29,7 @@ from pomona.anatomy.architecture import restored_on_error
 from pomona.ground.errors import ConfigError, PomonaError
 from pomona.sparsity.block_scores import BlockScore, block_magnitude_scores, block_taylor_scores, influence_scores
 from pomona.sparsity.calibration import Calibration
-from pomona.sparsity.config import PruningConfig, loader_of
+from pomona.sparsity.config import PruningConfig
 from pomona.sparsity.report import Cut, Loader, SparsityReport
 
 if TYPE_CHECKING:
@@ -128,4 +128,4 @@ def _restack_(body: Anatomy, kept: Sequence[Sequence[int]]) -> Loader:
     except PomonaError:
         body.refresh()
         raise
-    return loader_of(body)
+    return body.loads_with

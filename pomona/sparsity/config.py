@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pomona.anatomy import Anatomy
-from pomona.anatomy.sizes import recorded
 from pomona.ground.config import MethodConfig
 from pomona.sparsity.report import Loader, SparsityReport
 
@@ -50,8 +49,3 @@ class PruningConfig(MethodConfig):
         Raises:
             ConfigError, DataError, UnsupportedModel: nothing was changed then.
         """
-
-
-def loader_of(body: Anatomy) -> Loader:
-    """What loads a model with the sizes that it has."""
-    return "pomona" if recorded(body.config) else "transformers"

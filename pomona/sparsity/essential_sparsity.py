@@ -31,7 +31,7 @@ from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.ground.errors import ConfigError
 from pomona.sparsity.calibration import Calibration
-from pomona.sparsity.config import PruningConfig, loader_of
+from pomona.sparsity.config import PruningConfig
 from pomona.sparsity.knee import Knee, Measured, find_knee, largest_within
 from pomona.sparsity.magnitude import Allocation, MagnitudeConfig
 from pomona.sparsity.report import Loader, SparsityReport
@@ -114,7 +114,7 @@ class EssentialSparsityConfig(PruningConfig):
     def rehearse_(self, model: Any) -> Loader:
         body = anatomy.of(model)
         self.check(body)
-        return loader_of(body)
+        return body.loads_with
 
     def at(self, sparsity: float, score: Literal["magnitude", "random"] = "magnitude") -> MagnitudeConfig:
         """One-shot pruning to a sparsity."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
-from pomona.sparsity.config import PruningConfig, loader_of
+from pomona.sparsity.config import PruningConfig
 from pomona.sparsity.report import Cut, Loader, SparsityReport
 from pomona.sparsity.weight_scores import WeightScore, prunable, require_finite
 
@@ -45,7 +45,7 @@ class WeightPruning(PruningConfig):
     def rehearse_(self, model: Any) -> Loader:
         body = anatomy.of(model)
         self.check(body)
-        return loader_of(body)
+        return body.loads_with
 
     def apply_(self, model: Any, batches: Sequence[Batch] = (), objective: Objective | None = None) -> SparsityReport:
         start = time.perf_counter()
@@ -63,7 +63,7 @@ class WeightPruning(PruningConfig):
             parameters_before=before,
             parameters_after=before,
             zeros=sum(cut.before - cut.after for cut in cuts),
-            loads_with=loader_of(body),
+            loads_with=body.loads_with,
             seconds=time.perf_counter() - start,
         )
 
