@@ -89,11 +89,15 @@ def should_compile(
     if note is not None and note.is_file():
         return bool(read_json(note)["compile"])
     plain = _seconds_per_pass(body, objective, batch, dtype, repeats=2)
-    decision, compiled = False, None
+    decision = False
+    compiled: float | None = None
     if plain * passes > PAYS_AFTER_SECONDS:
         start = time.perf_counter()
-        with compiled_blocks(body, enabled=True):
-            compiled = _seconds_per_pass(body, objective, batch, dtype, repeats=3)
+        compiled = float("inf")
+        for _ in range(3):  # in turns, so that what else the machine does meanwhile decides nothing
+            with compiled_blocks(body, enabled=True):
+                compiled = min(compiled, _seconds_per_pass(body, objective, batch, dtype, repeats=1))
+            plain = min(plain, _seconds_per_pass(body, objective, batch, dtype, repeats=0))
         spent = time.perf_counter() - start
         decision = compiled < 0.95 * plain
         verdict = f"{plain / compiled:.2f}x, used" if decision else "no gain, not used"
@@ -106,7 +110,7 @@ def should_compile(
 def _seconds_per_pass(
     body: Anatomy, objective: Objective, batch: Batch, dtype: torch.dtype | None, repeats: int
 ) -> float:
-    """Best of `repeats` timed forward and backward passes after one warm-up."""
+    """Best of 1 + `repeats` timed forward and backward passes, of which the first may warm up."""
     device = next(body.model.parameters()).device
     moved = {name: tensor.to(device) for name, tensor in batch.items()}
     before = {parameter: parameter.grad for parameter in body.model.parameters()}

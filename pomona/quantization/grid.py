@@ -20,6 +20,8 @@ from pomona.ground.errors import ConfigError
 
 MIN_BITS, MAX_BITS = 2, 8
 CLIP_STEPS, CLIP_GRID, CLIP_POWER = 80, 100, 2.4
+_AT_ONCE_ELEMENTS = 65_536
+"""Weights times fractions of the clip search that are tried together."""
 _CLIP_ELEMENTS = 1 << 18  # rows are searched in pieces of this many weights, so that a piece stays in the cache
 
 
@@ -132,22 +134,28 @@ def _search_clip(
     best_scale, best_zero = torch.empty_like(low), torch.empty_like(low)
     bottom, top = weight_RI.amin(1), weight_RI.amax(1)
     rows = torch.arange(len(low), device=low.device)
-    for step in range(CLIP_STEPS):
-        fraction = 1 - step / CLIP_GRID
-        scale, zero = _affine(fraction * low[rows], fraction * high[rows], grid, dtype)
+    fractions = torch.tensor([1 - step / CLIP_GRID for step in range(CLIP_STEPS)], dtype=low.dtype, device=low.device)
+    done = 0
+    while len(rows):
+        # Few rows take many fractions at once: their arithmetic costs less than the calls.
+        at_once = fractions[done : done + max(1, _AT_ONCE_ELEMENTS // weight_RI.numel())]
+        done += len(at_once)
+        scale, zero = _affine(at_once[:, None] * low, at_once[:, None] * high, grid, dtype)
+        codes = quantize(weight_RI, scale[..., None], zero[..., None], grid.bits)
+        error = dequantize(codes, scale[..., None], zero[..., None]).sub_(weight_RI).abs_().pow_(CLIP_POWER).sum(-1)
+        least, which = error.min(0)
+        better = (least < best[rows]).nonzero()[:, 0]
+        chosen, which = rows[better], which[better]
+        best[chosen], best_scale[chosen], best_zero[chosen] = least[better], scale[which, better], zero[which, better]
+        if done == CLIP_STEPS:
+            break
         # The farthest weight outside of the range alone loses this much, and more in every smaller range: a row that
         # loses more than its best so far is finished.
-        outside = torch.maximum(top[rows] - (grid.max_code - zero) * scale, -zero * scale - bottom[rows])
-        open_ = outside.clamp_(min=0).pow_(CLIP_POWER) < best[rows]
-        if not open_.all():
-            weight_RI, rows, scale, zero = weight_RI[open_], rows[open_], scale[open_], zero[open_]
-            if not len(rows):
-                break
-        codes = quantize(weight_RI, scale[:, None], zero[:, None], grid.bits)
-        error = dequantize(codes, scale[:, None], zero[:, None]).sub_(weight_RI).abs_().pow_(CLIP_POWER).sum(1)
-        better = error < best[rows]
-        chosen = rows[better]
-        best[chosen], best_scale[chosen], best_zero[chosen] = error[better], scale[better], zero[better]
+        scale, zero = _affine(fractions[done] * low, fractions[done] * high, grid, dtype)
+        outside = torch.maximum(top - (grid.max_code - zero) * scale, -zero * scale - bottom)
+        left = outside.clamp_(min=0).pow_(CLIP_POWER) < best[rows]
+        if left.count_nonzero() <= 0.8 * len(rows):  # else gathering the rest costs more than trying all again
+            weight_RI, rows, low, high, bottom, top = (each[left] for each in (weight_RI, rows, low, high, bottom, top))
     return best_scale, best_zero
 
 
