@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from pomona.catalog import Kind, config_class, rows
+from pomona.catalog import Kind, config_class, select
 from pomona.ground.config import MethodConfig
 
 SECTIONS = ("Source:", "Implements:", "Deviations:", "Use when:", "Relations:", "Limits:")
@@ -14,8 +14,8 @@ SECTIONS = ("Source:", "Implements:", "Deviations:", "Use when:", "Relations:", 
 
 
 def methods_of(kind: Kind) -> list[type[MethodConfig]]:
-    """The configurations of all listed methods of a kind."""
-    return [config_class(row.kind, row.slug) for row in rows() if row.kind == kind]
+    """The configurations of all methods of a kind that are built."""
+    return [config_class(row.kind, row.slug) for row in select(kind, status="built")]
 
 
 def slug_of(config: type[MethodConfig]) -> str:

@@ -28,17 +28,22 @@ if TYPE_CHECKING:
         ScheduleMethod,
         Sparsity,
     )
-    from pomona.catalog.listing import KINDS, Kind, Row, config_class, find, rows, source_file
+    from pomona.catalog.kinds import KINDS, MODALITIES, STAGES, Kind, Modality
+    from pomona.catalog.listing import STATUSES, Row, Status, config_class, find, rows, select, source_file
 
 __getattr__ = names_from(
     __name__,
     {
+        "KINDS": "kinds",
+        "MODALITIES": "kinds",
+        "STAGES": "kinds",
+        "STATUSES": "listing",
         "Conversion": "field",
-        "KINDS": "listing",
         "Growth": "field",
-        "Kind": "listing",
+        "Kind": "kinds",
         "Merging": "field",
         "MethodOf": "field",
+        "Modality": "kinds",
         "ObjectiveMethod": "field",
         "Optimizer": "field",
         "Parameter": "cards",
@@ -46,22 +51,28 @@ __getattr__ = names_from(
         "Row": "listing",
         "ScheduleMethod": "field",
         "Sparsity": "field",
+        "Status": "listing",
         "card": "cards",
         "config_class": "listing",
         "find": "listing",
         "parameters": "cards",
         "rows": "listing",
+        "select": "listing",
         "source_file": "listing",
     },
 )
 
 __all__ = [
     "KINDS",
+    "MODALITIES",
+    "STAGES",
+    "STATUSES",
     "Conversion",
     "Growth",
     "Kind",
     "Merging",
     "MethodOf",
+    "Modality",
     "ObjectiveMethod",
     "Optimizer",
     "Parameter",
@@ -69,10 +80,12 @@ __all__ = [
     "Row",
     "ScheduleMethod",
     "Sparsity",
+    "Status",
     "card",
     "config_class",
     "find",
     "parameters",
     "rows",
+    "select",
     "source_file",
 ]

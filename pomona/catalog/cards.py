@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from pomona.catalog.listing import Row, normal, source_file
+from pomona.catalog.listing import Row, module_of, normal, source_file
 from pomona.ground.errors import ConfigError
 
 
@@ -21,16 +21,17 @@ class Parameter:
 
 
 def card(row: Row) -> str:
-    """The docstring of a method's module. Raises `ConfigError` when module or card are missing."""
-    text = ast.get_docstring(_module(row.module)[1])
+    """The docstring of a method's module. Raises `ConfigError` for a planned method, or when module or card miss."""
+    file, module = _module(module_of(row))
+    text = ast.get_docstring(module)
     if text is None:
-        raise ConfigError(f"{_module(row.module)[0]} has no card", needs="a docstring at the top of the module")
+        raise ConfigError(f"{file} has no card", needs="a docstring at the top of the module")
     return text
 
 
 def parameters(row: Row) -> list[Parameter]:
     """The parameters of a method, those of the classes it inherits from first."""
-    _, module = _module(row.module)
+    _, module = _module(module_of(row))
     for node in module.body:
         if isinstance(node, ast.ClassDef) and normal(_slug(node)) == normal(row.slug):
             found = {parameter.name: parameter for parameter in _fields(node, module)}

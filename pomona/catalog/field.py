@@ -16,7 +16,8 @@ from typing import Annotated, Any
 from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from pomona.catalog.listing import Kind, config_class, find
+from pomona.catalog.kinds import Kind
+from pomona.catalog.listing import config_class, find
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError, did_you_mean
 

@@ -103,7 +103,11 @@ for _verb, _target in VERBS.items():
 @app.command(rich_help_panel="Look")
 def methods(
     slug: Annotated[str | None, typer.Argument(help="Print this method's card.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: optimizer, growth, adapter ...")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only what this stage takes: pretrain, grow, adapt ...")] = None,
+    modality: Annotated[str | None, typer.Option(help="Only for such data: text, image, series ...")] = None,
+    status: Annotated[str | None, typer.Option(help="built or planned.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Planned methods too.")] = False,
 ) -> None:
     """List the methods, or print the card of one."""
     from pomona.cli.show import print_card, print_methods
@@ -111,7 +115,7 @@ def methods(
     if slug is not None:
         print_card(slug)
     else:
-        print_methods(kind)
+        print_methods(kind, stage, modality, status, every=every)
 
 
 @app.command(rich_help_panel="Look")

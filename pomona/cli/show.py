@@ -7,39 +7,53 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from pomona.catalog import KINDS, card, find, parameters, rows
+from pomona.catalog import KINDS, Row, card, find, parameters, select
 from pomona.ground.console import output
-from pomona.ground.errors import ConfigError, did_you_mean
 
 
-def print_methods(kind: str | None = None) -> None:
-    """The catalog as a table, by kind."""
-    if kind is not None and kind not in KINDS:
-        raise ConfigError(f"unknown kind {kind!r}", do=did_you_mean(kind, KINDS))
+def print_methods(
+    kind: str | None = None,
+    stage: str | None = None,
+    modality: str | None = None,
+    status: str | None = None,
+    *,
+    every: bool = False,
+) -> None:
+    """The catalog by kind: what is built, unless a status or `every` asks for more."""
+    matching = select(kind, stage, modality, status)
+    listed = matching if every or status else [row for row in matching if row.status == "built"]
+    planned = sum(row.status == "planned" for row in matching)
+    mixed = {row.status for row in listed} > {"built"}
+    width = max((len(row.slug) for row in listed), default=0)
     out = output()
-    width = max(len(row.slug) for row in rows())
     for each in KINDS:
-        listed = sorted((row for row in rows() if row.kind == each and kind in (None, each)), key=lambda row: row.slug)
-        if not listed:
+        of_kind = sorted((row for row in listed if row.kind == each), key=lambda row: row.slug)
+        if not of_kind:
             continue
         out.print(Text(each, "bold"))
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(min_width=width + 2, no_wrap=True)
+        table.add_column(min_width=4, style="dim")
+        if mixed:
+            table.add_column(min_width=7, style="dim")
         table.add_column()
-        for row in listed:
-            about = ", ".join(part for part in (f"arXiv:{row.arxiv}" if row.arxiv else "", str(row.year or "")) if part)
-            summary = Text(row.summary)
-            if about:
-                summary.append(f" ({about})", "dim")
-            table.add_row(f"  {row.slug}", summary)
+        for row in of_kind:
+            table.add_row(f"  {row.slug}", str(row.year or ""), *[row.status] * mixed, Text(row.summary))
         out.print(table)
+    counts = [f"{len(matching) - planned} built"] * (status != "planned") + [f"{planned} planned"] * (status != "built")
+    hint = "; --all lists the planned ones too" if planned and not (every or status) else ""
+    out.print(Text(f"{', '.join(counts)}{hint}", "dim"))
 
 
 def print_card(slug: str) -> None:
-    """What a method's file says about it, and how a recipe names it."""
+    """What a method's file says about it, and how a recipe names it; of a planned one, what the catalog says."""
     row = find(slug)
     out = output()
-    out.print(Text(f"{row.slug} ({row.kind}) {row.implements}", "bold"))
+    out.print(Text(f"{row.slug} ({row.kind}) {row.implements or row.status}", "bold"))
+    stages = ", ".join(row.stages) or "none, it stands alone"
+    out.print(Text(f"stages: {stages}; data: {', '.join(row.modality)}\n", "dim"))
+    if row.module is None:
+        return _print_planned(row)
     out.print(Text(card(row)), soft_wrap=True)
     described = parameters(row)
     if described:
@@ -51,6 +65,17 @@ def print_card(slug: str) -> None:
             table.add_row(Text(f"  {parameter.name}"), Text(parameter.default, "dim"), Text(parameter.description))
         out.print(Text("\nParameters, with their defaults", "bold"))
         out.print(table)
+
+
+def _print_planned(row: Row) -> None:
+    """What the catalog knows of a method that nobody has built yet."""
+    out = output()
+    paper = f", arXiv:{row.arxiv}, https://arxiv.org/abs/{row.arxiv}" if row.arxiv else ""
+    out.print(Text(f"{row.title}{f', {row.year}' if row.year else ''}{paper}"), soft_wrap=True)
+    out.print(Text(row.summary), soft_wrap=True)
+    built = sorted(other.slug for other in select(kind=row.kind, status="built"))
+    of_kind = f"built of its kind: {', '.join(built)}" if built else f"no {row.kind} is built yet"
+    out.print(Text(f"Planned, not built yet; {of_kind}.", "dim"), soft_wrap=True)
 
 
 def print_recipes() -> None:

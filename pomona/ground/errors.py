@@ -100,8 +100,10 @@ def raise_problems(problems: Iterable[Problem], what: str) -> None:
         raise ConfigError(f"{what}: {count}\n" + "\n".join(f"  - {problem}" for problem in found))
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: the nearest known names, or all of them when none is near."""
+def did_you_mean(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """A remedy for an unknown name: the nearest known names; when none is near `otherwise`, by default all of them."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.55)
-    return f"did you mean {', '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
+    if near:
+        return f"did you mean {', '.join(map(repr, near))}?"
+    return otherwise or f"known: {', '.join(names)}"

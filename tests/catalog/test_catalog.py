@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from pomona.catalog import Optimizer, ScheduleMethod, card, config_class, find, parameters, rows
-from pomona.catalog.listing import Row, normal, source_file
+from pomona.catalog import Optimizer, Row, ScheduleMethod, card, config_class, find, parameters, rows, select
+from pomona.catalog.listing import normal
 from pomona.ground.config import Config, MethodConfig
 from pomona.ground.errors import ConfigError
 
@@ -18,11 +19,6 @@ from pomona.ground.errors import ConfigError
 class Training(Config):
     schedule: ScheduleMethod
     """A field that holds a method."""
-
-
-def shipped() -> list[Row]:
-    """Rows whose module is there."""
-    return [row for row in rows() if source_file(row.module)]
 
 
 def test_listing_imports_no_method_and_no_torch() -> None:
@@ -35,12 +31,13 @@ def test_listing_imports_no_method_and_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row.slug)
+@pytest.mark.parametrize("row", select(status="built"), ids=lambda row: row.slug)
 def test_rows_lead_to_what_they_name(row: Row) -> None:
     """Catches a typo in `implements`, a slug that differs from the method's own, and a module without a card."""
     import importlib
 
-    assert hasattr(importlib.import_module(row.module), row.implements.partition(":")[2])
+    module, _, name = str(row.implements).partition(":")
+    assert hasattr(importlib.import_module(module), name)
     model = config_class(row.kind, row.slug)
     (slug,) = get_args(model.model_fields["method"].annotation)
     assert slug == row.slug
@@ -59,6 +56,30 @@ def test_lookup() -> None:
         find("konda", "optimizer")
     with pytest.raises(ConfigError, match="of kind schedule, not optimizer"):
         find("infinite-lr", "optimizer")
+    with pytest.raises(ConfigError, match="`pomona methods --all` lists every one"):
+        find("xylophone")
+
+
+def test_planned_methods_are_known_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a planned method that a recipe takes, is told to be unknown, or is proposed in place of another."""
+    planned = replace(find("infinite-lr"), slug="endless-lr", implements=None)
+    known = (*rows(), planned)
+    monkeypatch.setattr("pomona.catalog.listing.rows", lambda: known)
+    refused = "'endless-lr' is planned, not built yet"
+    with pytest.raises(
+        ConfigError, match=rf"schedule\.method: {refused}\s+built of its kind \(schedule\): .*infinite-lr"
+    ):
+        Training.parse({"schedule": "endless_lr"}, "recipe")
+    for look in (card, parameters):
+        with pytest.raises(ConfigError, match=refused):
+            look(find("endless-lr"))
+    with pytest.raises(ConfigError, match="unknown schedule 'endles-lr'") as error:
+        find("endles-lr", "schedule")
+    assert "endless" not in str(error.value.do)
+    alone = replace(planned, slug="gnomon", kind="tool")
+    monkeypatch.setattr("pomona.catalog.listing.rows", lambda: (alone,))
+    with pytest.raises(ConfigError, match="no tool is built yet"):
+        config_class("tool", "gnomon")
 
 
 def test_a_field_takes_a_name_a_mapping_or_the_method() -> None:
@@ -101,8 +122,8 @@ def test_other_packages_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     (package / "catalog.yaml").write_text(
-        "- {slug: pear, title: Pear, kind: optimizer, year: 2024, arxiv: null,"
-        " implements: 'orchard_methods.pear:Pear', summary: s, status: standard}\n"
+        "- {slug: pear, title: Pear, kind: optimizer, modality: [any], year: 2024, arxiv: null,"
+        " implements: 'orchard_methods.pear:Pear', summary: s, origin: standard}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     points = [EntryPoint("orchard", "orchard_methods", "pomona.methods")]
@@ -114,6 +135,10 @@ def test_other_packages_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (package / "catalog.yaml").write_text(text.replace("pear,", "adam_w,").replace("adam_w", "adamw", 1))
         listed.cache_clear()
         with pytest.raises(ConfigError, match="two methods are called 'adamw'"):
+            listed()
+        (package / "catalog.yaml").write_text(text.replace("kind: optimizer", "kind: fruit").replace("[any]", "any"))
+        listed.cache_clear()
+        with pytest.raises(ConfigError, match=r"2 problems\n.*yaml:1 0\.kind: 'fruit' is not(.|\n)*should be a list"):
             listed()
         points[0] = EntryPoint("orchard", "nowhere_methods", "pomona.methods")
         listed.cache_clear()

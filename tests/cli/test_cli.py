@@ -93,7 +93,14 @@ def test_words_that_are_no_options() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["methods"], ["methods", "infinite-lr"], ["--version"], ["recipes"], ["anatomy", "check", "--help"]],
+    [
+        ["--help"],
+        ["methods", "--all"],
+        ["methods", "infinite-lr"],
+        ["--version"],
+        ["recipes"],
+        ["anatomy", "check", "--help"],
+    ],
 )
 def test_looking_imports_no_torch(words: list[str]) -> None:
     """Catches seconds of waiting for a list."""

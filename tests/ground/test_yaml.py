@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pomona.ground import yaml as ground_yaml
 from pomona.ground.errors import ConfigError
 from pomona.ground.yaml import MAX_BYTES, parse_scalar, parse_yaml, read_yaml
 
@@ -44,6 +45,7 @@ def test_merge_keys_keep_own_values() -> None:
         ("a: !thing {b: 1}", "tag .* is not allowed"),
         ("a: &a [*a]", "contains itself"),
         ("[" * 100, "nested deeper"),
+        ("a: @x", "character '@'"),
         ("a: [1", r"r\.yaml:1, column 6"),
         ("x: !!int abc", "not a valid int"),
         ("a: 1\n---\nb: 2", "another document"),
@@ -54,6 +56,17 @@ def test_refusals(text: str, message: str) -> None:
     """Catches unsafe or ambiguous YAML being accepted, or refused without its place."""
     with pytest.raises(ConfigError, match=message):
         value(text)
+
+
+def test_both_parsers_agree() -> None:
+    """Catches libyaml reading a value or placing a line in another way than PyYAML's own parser does."""
+    text = (
+        "a: &x {b: [1e-3, 'it''s', ~], c: http://x:80/y}\nd: >-\n  folded\n  text\n\ne: |\n  é 😀\nf: {<<: *x, b: no}\n"
+    )
+    slow, fast = (
+        ground_yaml._parse(text, "r.yaml", parser) for parser in (ground_yaml._Loader, ground_yaml._FastLoader)
+    )
+    assert slow == fast and slow.value["d"] == "folded text" and slow.value["f"]["b"] == "no"
 
 
 def test_alias_bombs_are_refused() -> None:
