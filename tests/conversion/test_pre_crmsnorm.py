@@ -181,6 +181,16 @@ def test_a_converted_model_can_be_edited_stacked_and_trained(form: Any, tmp_path
 
 
 @every_form
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox"])
+def test_a_converted_model_passes_every_probe(name: str, form: Any) -> None:
+    """Catches an anatomy that says something else about the norms than what they compute now."""
+    model = tiny_model(name)
+    pre_crmsnorm_(model, PreCrmsnormConfig(form=form))
+    failures = [check for check in anatomy.verify(model).failures if check.probe != "sizes"]
+    assert not failures, failures
+
+
+@every_form
 @pytest.mark.parametrize("name", [name for name in REFUSED if name in TINY])
 def test_refusals(name: str, form: Any) -> None:
     """Catches a model that is converted into another function: post-norm, with RMSNorms, with an encoder, with norms
@@ -241,13 +251,14 @@ def test_damaged_records_are_refused(tmp_path: Path) -> None:
             anatomy.load(tmp_path)
 
 
-def test_recipe_command_and_python_are_the_function(tmp_path: Path) -> None:
+def test_recipe_command_and_python_are_the_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a stage that does not take the method's parameters, hides what loads the result, or saves another."""
     folder = tmp_path / "small"
     gpt2().save_pretrained(folder)
     words = Tokenizer(WordLevel({"apple": 0, "pear": 1}, unk_token="apple"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
     made = call("convert", {"from": str(folder), "form": "rms"}, tmp_path / "stage")
+    assert "loads with pomona.anatomy.load only" in " ".join(capsys.readouterr().err.split())
     python = pomona.convert(folder, form="rms", out=tmp_path / "python")
     model = gpt2()
     pre_crmsnorm_(model, PreCrmsnormConfig(form="rms"))
