@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pomona.sparsity.block_removal import BlockRemovalConfig, remove_blocks_
 from pomona.sparsity.config import PruningConfig
+from pomona.sparsity.emergence import WeightStatistics, change_point, initial_spread, weight_statistics
 from pomona.sparsity.essential_sparsity import (
     EssentialSparsityConfig,
     Scan,
@@ -30,12 +31,15 @@ __all__ = [
     "PruningConfig",
     "Scan",
     "SparsityReport",
+    "WeightStatistics",
+    "change_point",
     "count_zeros",
     "cut_",
     "essential_sparsity_",
     "feature_spaces",
     "fixed_zeros",
     "head_spaces",
+    "initial_spread",
     "magnitude_",
     "masked",
     "n_m_sparsity_",
@@ -45,4 +49,5 @@ __all__ = [
     "scan_sparsity",
     "skipped",
     "sparsity_curve",
+    "weight_statistics",
 ]

@@ -5,10 +5,10 @@ arXiv:2306.03805, Sec. 3 and 4.
 Implements: the curve of loss against sparsity of one-shot magnitude pruning from the same trained weights, on a grid
     refined by bisection; essential sparsity, the largest one up to which the loss is within 1 % of the dense model's;
     the sharp drop after it, from two lines fitted to the curve; the curve of random pruning beside it. The model is
-    then pruned to its essential sparsity. `sparsity_curve` measures any other patterns, as those of `n-m-sparsity`.
+    then pruned to its essential sparsity. `sparsity_curve` measures any other patterns, as those of `n-m-sparsity`, and
+    `weight_statistics` how weights gather at zero from checkpoint to checkpoint.
 Deviations: the loss on calibration data without fine-tuning (the paper fine-tunes on tasks as well as testing language
-    models without); in steps of any size instead of 10 %. Left out: lottery tickets by iterative pruning, and the
-    statistics of near-zero weights during pre-training.
+    models without); in steps of any size instead of 10 %. Left out: lottery tickets by iterative pruning.
 Use when: you want what is free, or to compare checkpoints by it. Cost: about 25 passes forward over the calibration
     batches and a copy of the weights.
 Relations: `magnitude` at the sparsity found here gives the same weights.

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 SHARP = 3.0
 """How many times as steep a curve has to be after its knee as before for the knee to count as one. A choice of ours."""
+BETTER = 0.5
+"""What share of the squared error of one straight line the second one has to take away. A choice of ours, too."""
 
 
 @dataclass(frozen=True, order=True)
@@ -26,11 +29,13 @@ class Knee:
     Args:
         at: the sparsity at which they meet.
         slope_before, slope_after: change of the loss by one unit of sparsity.
+        gain: share of the squared error of a single line that two lines take away, in [0, 1].
     """
 
     at: float
     slope_before: float
     slope_after: float
+    gain: float
 
     @property
     def sharpness(self) -> float | None:
@@ -39,8 +44,9 @@ class Knee:
 
     @property
     def sharp(self) -> bool:
-        """Whether the loss rises much faster after the knee than before."""
-        return self.slope_after > 0 and (self.sharpness is None or self.sharpness >= SHARP)
+        """Whether the loss rises much faster after the knee than before, and not in a straight line."""
+        steeper = self.slope_after > 0 and (self.sharpness is None or self.sharpness >= SHARP)
+        return steeper and self.gain >= BETTER
 
 
 def find_knee(curve: Sequence[Measured]) -> Knee | None:
@@ -53,14 +59,15 @@ def find_knee(curve: Sequence[Measured]) -> Knee | None:
     s, y = np.array([p.sparsity for p in points]), np.array([p.loss for p in points])
     if len(np.unique(s)) < 4:
         return None
+    line = np.stack([np.ones_like(s), s], axis=1)
+    _, alone = _fit(line, y)
     best: tuple[float, Knee] | None = None
     inner = np.unique(s)[1:-1]
     for k in np.linspace(inner[0], inner[-1], 8 * (len(inner) - 1) + 1):
-        terms = np.stack([np.ones_like(s), s, np.maximum(0.0, s - k)], axis=1)
-        (_, b, c), *_ = fit = np.linalg.lstsq(terms, y, rcond=None)
-        error = float(np.square(terms @ fit[0] - y).sum())
-        if best is None or error < best[0] - 1e-12 * float(np.square(y).sum()):
-            best = error, Knee(float(k), float(b), float(b + c))
+        (_, b, c), error = _fit(np.column_stack([line, np.maximum(0.0, s - k)]), y)
+        if best is None or error < best[0]:
+            gain = 1.0 - error / alone if alone > 0 else 0.0
+            best = error, Knee(float(k), float(b), float(b + c), gain)
     assert best is not None
     return best[1]
 
@@ -93,3 +100,10 @@ def largest_within(
         curve.append(measured)
         low, high = (middle, high) if measured.loss <= limit else (low, middle)
     return low, sorted(curve)
+
+
+def _fit(terms: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Least-squares coefficients, and the squared error that is left; 0 where it is rounding."""
+    found = np.asarray(np.linalg.lstsq(terms, y, rcond=None)[0], dtype=np.float64)
+    error = float(np.square(terms @ found - y).sum())
+    return found, error if error > 1e-24 * float(np.square(y).sum()) else 0.0

@@ -9,7 +9,8 @@ Deviations: none. Left out: training with the straight-through estimate.
 Use when: 2:4 for processors with sparse products; any N:M as a constraint between `magnitude` and whole units. Cost:
     one pass over the weights; no data.
 Relations: 1:M to M-1:M are one-shot curves next to those of `magnitude` at sparsity 1 - N/M.
-Limits: the inputs of every chosen weight have to be a multiple of M. Without sparse kernels nothing gets faster.
+Limits: where the inputs are no multiple of M, the last ones stay as they are, and the report says so. Without sparse
+    kernels nothing gets faster.
 """
 
 from __future__ import annotations
@@ -58,13 +59,17 @@ class NMSparsityConfig(WeightPruning):
     def check(self, body: Anatomy) -> None:
         group = self.n_m[1]
         for weight in prunable(body, self.roles):
-            if weight.shape[1] % group:
+            if weight.shape[1] < group:
                 raise UnsupportedModel(
                     f"{self.method} cannot make {weight.name} {self.pattern} sparse (nothing was changed)",
-                    needs=f"inputs in groups of {group}",
+                    needs=f"at least {group} inputs",
                     found=f"{weight.shape[1]} inputs of {weight.role}",
                     do="choose another pattern, or leave it out: name the others as roles",
                 )
+
+    def remark(self, weight: Weight) -> str:
+        rest = weight.shape[1] % self.n_m[1]
+        return f"its last {rest} inputs whole" if rest else ""
 
     def masks(self, weights: Sequence[Weight]) -> Iterator[Tensor]:
         for scores in scores_of(weights, self.score, self.seed):
@@ -74,13 +79,19 @@ class NMSparsityConfig(WeightPruning):
 def n_m_mask(scores_OI: Tensor, keep: int, group: int) -> Tensor:
     """(O, I) bool: True at the `keep` highest scores of every `group` consecutive inputs; of equal ones the first goes.
 
+    The last I mod `group` inputs, which make no group, stay.
+
     Example:
-        >>> n_m_mask(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), 2, 4).tolist()
-        [[True, False, True, False]]
+        >>> n_m_mask(torch.tensor([[3.0, 1.0, 2.0, 0.0, 0.0]]), 2, 4).tolist()
+        [[True, False, True, False, True]]
     """
-    grouped = scores_OI.float().reshape(scores_OI.shape[0], -1, group)
+    outputs, inputs = scores_OI.shape
+    whole = inputs - inputs % group
+    grouped = scores_OI[:, :whole].float().reshape(outputs, -1, group)
     going = grouped.argsort(dim=-1, stable=True)[..., : group - keep]
-    return torch.ones_like(grouped, dtype=torch.bool).scatter_(-1, going, False).view(scores_OI.shape)
+    mask = torch.ones(outputs, inputs, dtype=torch.bool, device=scores_OI.device)
+    mask[:, :whole] = torch.ones_like(grouped, dtype=torch.bool).scatter_(-1, going, False).view(outputs, whole)
+    return mask
 
 
 def n_m_sparsity_(model: Any, config: NMSparsityConfig | None = None) -> SparsityReport:

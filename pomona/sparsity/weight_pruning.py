@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +39,10 @@ class WeightPruning(PruningConfig):
     def masks(self, weights: Sequence[Weight]) -> Iterator[Tensor]:
         """For each weight a bool mask in canonical shape: True where it stays."""
 
+    def remark(self, weight: Weight) -> str:
+        """What the report says about a weight besides its numbers."""
+        return ""
+
     def check(self, body: Anatomy) -> None:
         prunable(body, self.roles)
 
@@ -55,7 +59,7 @@ class WeightPruning(PruningConfig):
         require_finite(weights)
         before = body.parameter_count()
         with anatomy.touched(body, self.method):
-            cuts = zero_(weights, self.masks(weights))
+            cuts = zero_(weights, self.masks(weights), self.remark)
         return SparsityReport(
             method=self.method,
             config=self.model_dump(mode="json"),
@@ -69,11 +73,14 @@ class WeightPruning(PruningConfig):
 
 
 @torch.no_grad()
-def zero_(weights: Sequence[Weight], masks: Iterable[Tensor]) -> tuple[Cut, ...]:
+def zero_(
+    weights: Sequence[Weight], masks: Iterable[Tensor], remark: Callable[[Weight], str] = lambda weight: ""
+) -> tuple[Cut, ...]:
     """Zero what the masks do not keep, and say how much of each weight that is."""
     cuts = []
     for weight, mask in zip(weights, masks, strict=True):
         weight.write_(weight.read().masked_fill(~mask, 0.0))
-        expert = "" if weight.expert is None else f", expert {weight.expert}"
-        cuts.append(Cut(f"{weight.name} ({weight.role}{expert})", mask.numel(), int(mask.sum())))
+        expert = "" if weight.expert is None else f"expert {weight.expert}"
+        about = ", ".join(words for words in (weight.role, expert, remark(weight)) if words)
+        cuts.append(Cut(f"{weight.name} ({about})", mask.numel(), int(mask.sum())))
     return tuple(cuts)

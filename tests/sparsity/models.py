@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from pomona import anatomy
-from pomona.anatomy import Anatomy, Space
+from pomona.anatomy import Anatomy
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.lab import answers_of, enlarged_copy, outputs_of
 from pomona.anatomy.tiny import tiny_model
 from pomona.engine import Batch, Loss
+from pomona.sparsity import SparsityReport, masked, skipped
 
 FAMILIES = (
     *("llama-grouped-untied", "qwen3", "gemma2", "olmo2", "gpt_neox", "phi3", "mixtral", "qwen2_moe"),
@@ -85,6 +86,13 @@ def unchanged(body: Anatomy, before: dict[str, Tensor]) -> bool:
     return before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def named(body: Anatomy, name: str) -> Space:
-    """The space that a report calls so."""
-    return next(space for space in body.spaces() if str(space) == name)
+def without(body: Anatomy, report: SparsityReport) -> Tensor:
+    """What the model computes when taps mask what a report says is gone."""
+    kept = {cut.part: cut.kept for cut in report.cuts if cut.kept is not None}
+    stacks = {f"blocks of {stack.path}": stack.blocks for stack in body.stacks}
+    spaces = {space: kept[str(space)] for space in body.spaces() if str(space) in kept}
+    gone = [
+        block for part, blocks in stacks.items() if part in kept for block in blocks if block.index not in kept[part]
+    ]
+    with masked(body, spaces), skipped(gone):
+        return outputs(body)

@@ -16,18 +16,18 @@ from pomona.anatomy.probes.check import difference
 from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.tiny import tiny_model
 from pomona.ground.errors import ConfigError, DataError, UnsupportedModel
-from pomona.sparsity import PruningConfig, SparsityReport, masked, skipped
+from pomona.sparsity import PruningConfig, SparsityReport
 from tests.conformance import check_card, check_listed, methods_of, slug_of
 from tests.sparsity.models import (
     FAMILIES,
     Distance,
     Squares,
     batches_of,
-    named,
     outputs,
     state_of,
     telling,
     unchanged,
+    without,
 )
 
 METHODS: list[Any] = methods_of("sparsity")
@@ -57,18 +57,6 @@ def loss_for(config: PruningConfig) -> Squares:
 
 def refused(config: PruningConfig, family: str) -> bool:
     return config.method == "head-removal" and family in NORMS_OVER_HEADS
-
-
-def without(body: Anatomy, report: SparsityReport) -> torch.Tensor:
-    """What the model computes when taps mask what a report says is gone."""
-    kept = {cut.part: cut.kept for cut in report.cuts if cut.kept is not None}
-    stacks = {f"blocks of {stack.path}": stack.blocks for stack in body.stacks}
-    spaces = {named(body, part): own for part, own in kept.items() if part not in stacks}
-    gone = [
-        block for part, blocks in stacks.items() if part in kept for block in blocks if block.index not in kept[part]
-    ]
-    with masked(body, spaces), skipped(gone):
-        return outputs(body)
 
 
 def test_all_are_listed() -> None:

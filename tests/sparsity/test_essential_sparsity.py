@@ -17,7 +17,7 @@ from pomona.sparsity import (
     scan_sparsity,
     sparsity_curve,
 )
-from pomona.sparsity.knee import Measured, find_knee, largest_within
+from pomona.sparsity.knee import Knee, Measured, find_knee, largest_within
 from pomona.sparsity.weight_scores import prunable
 from tests.sparsity.models import Distance, Squares, batches_of, state_of, telling, unchanged
 
@@ -36,6 +36,16 @@ def test_the_knee_is_found(at: float) -> None:
     assert knee.sharpness == pytest.approx(20.0) and knee.sharp
 
 
+def test_the_knee_is_found_under_noise() -> None:
+    """Catches a fit that follows the noise: the bend is found within one step of the grid."""
+    generator = torch.Generator().manual_seed(0)
+    for at in (0.3, 0.5, 0.6):
+        noise = 0.02 * torch.randn(10, generator=generator)
+        noisy = [Measured(p.sparsity, p.loss + float(n)) for p, n in zip(bent(at, 0.1, 2.0), noise, strict=True)]
+        knee = find_knee(noisy)
+        assert knee is not None and abs(knee.at - at) <= 0.1 and knee.sharp and knee.gain > 0.9
+
+
 def test_curves_without_a_knee() -> None:
     """Catches a knee that is announced on a straight line, on one that flattens, or on too few points."""
     straight, flattens, flat_first = (find_knee(bent(0.5, a, b)) for a, b in ((1.0, 1.0), (2.0, 0.1), (0.0, 1.0)))
@@ -43,6 +53,8 @@ def test_curves_without_a_knee() -> None:
     assert flattens is not None and not flattens.sharp
     assert flat_first is not None and flat_first.sharp
     assert find_knee(bent(0.5, 0, 1)[:3]) is None
+    assert Knee(at=0.5, slope_before=0.1, slope_after=2.0, gain=0.6).sharp
+    assert not Knee(at=0.5, slope_before=0.1, slope_after=2.0, gain=0.2).sharp, "a line does nearly as well"
 
 
 def test_the_largest_sparsity_within_a_tolerance() -> None:

@@ -39,6 +39,18 @@ def test_zeros_stay_and_the_rest_learns() -> None:
     assert any(bool((value[zero[name]] != 0).any()) for name, value in state_of(body).items() if name in names)
 
 
+def test_the_optimizer_sees_no_gradient_there() -> None:
+    """Catches zeros whose gradients enter norms, momenta and whole-matrix updates of the weights that are left."""
+    body = telling("gpt2")
+    magnitude_(body)
+    optimizer = torch.optim.SGD(body.model.parameters(), lr=1e-4, momentum=0.9)
+    Squares()(body, batches_of(body)[0]).total.backward()
+    with fixed_zeros(body, optimizer):
+        optimizer.step()
+    for _, parameter in body.matrices():
+        assert not bool(optimizer.state[parameter]["momentum_buffer"][parameter == 0].any())
+
+
 def test_own_optimizers_are_held_too() -> None:
     """Catches an optimizer whose steps do not run hooks."""
     body = telling("llama-grouped-untied")

@@ -30,6 +30,8 @@ def test_over_the_whole_model() -> None:
     assert kept == {ONE: [0, 2], TWO: [0, 2]}
     kept = keep_highest({ONE: scores(1, 1, 1, 1), TWO: scores(9, 0, 0, 0)}, 0.75, "global")
     assert kept == {ONE: [0], TWO: [0]}, "the norm makes 9 into 1 and each 1 into 1/2"
+    kept = keep_highest({ONE: scores(0, 0, 0, 0), TWO: scores(1, 1, 1, 1)}, 0.5, "global")
+    assert kept == {ONE: [0], TWO: [0, 1, 2, 3]}
 
 
 def test_groups_lose_as_many() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from pomona import anatomy
 from pomona.anatomy import Weight
@@ -77,6 +78,13 @@ def test_uniform_and_erk() -> None:
     weights = prunable(body)
     magnitude_(body, MagnitudeConfig(sparsity=0.5, allocation="uniform"))
     assert zeros(weights) == [weight.numel() // 2 for weight in weights]
+    body = telling("llama-grouped-untied")
+    magnitude_(body, MagnitudeConfig(sparsity=0.5, allocation="erk"))
+    shares = {
+        weight.shape: count / weight.numel()
+        for weight, count in zip(prunable(body), zeros(prunable(body)), strict=True)
+    }
+    assert shares[(48, 32)] > shares[(32, 32)] > shares[(16, 32)]
     assert erk_zeros([(10, 10), (10, 90)], 500) == [17, 483]
     assert erk_zeros([(2, 2), (100, 100)], 5000) == [0, 5000], "a small matrix cannot keep more than it has"
 
@@ -136,15 +144,46 @@ def test_conv1d_is_like_linear() -> None:
     assert int((stored.T[5, :4] != 0).sum()) == 2 and stored.shape == weight.shape[::-1]
 
 
-def test_inputs_that_are_no_multiple_are_refused() -> None:
-    """Catches a last group that is shorter, and a model that is half pruned before it is noticed."""
+def test_inputs_that_make_no_group_stay() -> None:
+    """Catches a last group that is shorter, and a report that is silent about it."""
     body = telling("qwen2_moe")
+    weights = prunable(body)
+    report = n_m_sparsity_(body, NMSparsityConfig(pattern="2:5"))
+    for weight, cut in zip(weights, report.cuts, strict=True):
+        rest = weight.shape[1] % 5
+        kept = weight.read() != 0
+        assert bool((kept[:, : weight.shape[1] - rest].reshape(weight.shape[0], -1, 5).sum(-1) == 2).all())
+        assert bool(kept[:, weight.shape[1] - rest :].all())
+        assert (f"its last {rest} inputs whole" in cut.part) == (rest > 0)
     before = state_of(body)
-    with pytest.raises(UnsupportedModel, match="groups of 5"):
-        n_m_sparsity_(body, NMSparsityConfig(pattern="2:5"))
+    with pytest.raises(UnsupportedModel, match="at least 30 inputs"):
+        n_m_sparsity_(body, NMSparsityConfig(pattern="2:30"))
     assert unchanged(body, before)
     with pytest.raises(ValueError, match="smaller than M"):
         NMSparsityConfig(pattern="4:4")
+
+
+def test_as_torch_prunes() -> None:
+    """Catches another set, order or count than torch's own global pruning of the same matrices."""
+    body, other = telling("llama-grouped-untied"), telling("llama-grouped-untied")
+    magnitude_(body, MagnitudeConfig(sparsity=0.4))
+    theirs = [weight.owner.float() for weight in prunable(other)]
+    prune.global_unstructured([(module, "weight") for module in theirs], prune.L1Unstructured, amount=0.4)
+    for weight, module in zip(prunable(body), theirs, strict=True):
+        assert torch.equal(weight.read() != 0, module.weight_mask.bool())
+
+
+def test_scaling_a_matrix() -> None:
+    """Catches `uniform` masks that depend on other matrices, and `global` ones that do not."""
+    weights = prunable(telling("gpt2"))
+    configs = [MagnitudeConfig(allocation=allocation) for allocation in ("global", "uniform", "erk")]
+    before = [list(config.masks(weights)) for config in configs]
+    weights[3].write_(8 * weights[3].read())
+    same = [
+        all(torch.equal(*pair) for pair in zip(config.masks(weights), masks, strict=True))
+        for config, masks in zip(configs, before, strict=True)
+    ]
+    assert same == [False, True, True]
 
 
 def test_ties_go_in_order() -> None:
