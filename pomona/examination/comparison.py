@@ -17,6 +17,8 @@ from pomona.examination.units import MINUS, TIMES, duration, fixed, flops, numbe
 
 EQUAL = 0.05
 """Two budgets count as equal when they differ by at most this share."""
+TIE = 1.05
+"""Speeds that differ by less than this factor are the same."""
 
 LEVEL = 0.005
 """Two losses count as level when they differ by at most this share: one seed cannot tell them apart."""
@@ -349,10 +351,13 @@ def _compressed(data: ReportData, recipe: Arm, unit: Unit) -> tuple[tuple[str, .
     before, after = _row_value(dense, unit), _row_value(small, unit)
     if dense.decode_tokens_per_second and small.decode_tokens_per_second:
         gain = small.decode_tokens_per_second / dense.decode_tokens_per_second
-        text = f"{number(gain, 2)}{TIMES}" if gain >= 1 else f"{number(1 / gain, 2)}{TIMES}"
+        text = f"{number(max(gain, 1 / gain), 2)}{TIMES}"
         word = "faster" if gain >= 1 else "slower"
-        figures.append(Figure(text, f"{word} decoding than the dense model"))
-        clauses.append(f"writes {text} {word}")
+        if max(gain, 1 / gain) < TIE:
+            clauses.append("writes as fast")
+        else:
+            figures.append(Figure(text, f"{word} decoding than the dense model"))
+            clauses.append(f"writes {text} {word}")
     if before is not None and after is not None:
         places = _places(before, after)
         change = after - before

@@ -229,6 +229,16 @@ def test_the_dense_model_is_the_last_of_its_arm() -> None:
     assert chosen.name == "grown"
 
 
+def test_a_tie_of_speeds_is_no_gain() -> None:
+    """Catches "1.0x slower"."""
+    data = report_data()
+    rate = max(row.decode_tokens_per_second or 0.0 for row in data.models)
+    alike = replace(data, models=tuple(replace(row, decode_tokens_per_second=1.02 * rate) for row in data.models))
+    claim = compare(alike)
+    assert "writes as fast and costs" in plain(claim.details[-1])
+    assert not any("decoding" in figure.label for figure in claim.figures)
+
+
 def test_compression_is_reported_with_its_price() -> None:
     """Catches a compressed model whose loss is left out of the sentence that praises its size."""
     claim = compare(report_data())
