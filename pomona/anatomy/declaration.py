@@ -176,6 +176,8 @@ class StackShape:
     """Space of that norm's gain; "a|b" is the first that the model has."""
     bias_table: str | None = None
     """A table of score biases by relative position (bucket, head) that all blocks share."""
+    first: str | None = None
+    """Why the first block is made in another way than the others, by its place: it must stay the first."""
     between: str | None = None
     """A module that the forward calls between two blocks. Where it exists, blocks cannot be walked one by one."""
     causal: bool | str = True

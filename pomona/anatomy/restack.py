@@ -46,6 +46,13 @@ def restack_(body: Anatomy, order: Sequence[int], stack: str | None = None) -> N
             "the new order of blocks is not valid", needs=f"at least one index from 0 to {count - 1}", found=str(wanted)
         )
     _refuse_fixed_depth(body, wanted, count)
+    if declared.first is not None and (wanted[0] != 0 or 0 in wanted[1:]):
+        raise UnsupportedModel(
+            f"the blocks of {type(body.model).__name__} cannot be put in this order (nothing was changed)",
+            needs="the first block in the first place, and only there",
+            found=f"{wanted}: {chosen.blocks[0].path} {declared.first}",
+            do="let the order begin with 0, once",
+        )
     model = body.model
     fields: dict[str, Any] = {name: [v[i] for i in wanted] for name, v in _per_block_lists(body, count).items()}
     for name in body.shape.fields.of_blocks:

@@ -12,11 +12,12 @@ from pomona.anatomy import Block, Weight, of
 from pomona.anatomy.registry import shape_of
 from pomona.anatomy.tiny import TINY, VOCABULARY, tiny_model
 
-FIRST = {shape_of(tiny.model_type): name for name, tiny in reversed(TINY.items())}
+WORDS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
+FIRST = {shape_of(tiny.model_type): name for name, tiny in reversed(TINY.items()) if tiny.auto in WORDS}
 MODELS = [name for name in TINY if name in {*FIRST.values(), "llama-grouped-untied", "qwen3", "smollm3", "t5-gated"}]
-"""One of each shape, and some with other options; `verify` is tried on all."""
-SINGLE = [name for name in MODELS if not name.startswith("t5")]
-CAUSAL = [name for name in SINGLE if name != "bert"]
+"""One of each shape of text, and some with other options; `verify` is tried on all."""
+SINGLE = [name for name in MODELS if TINY[name].auto != "AutoModelForSeq2SeqLM"]
+CAUSAL = [name for name in SINGLE if TINY[name].auto == "AutoModelForCausalLM"]
 
 
 def make(name: str, **changes: Any) -> Any:
