@@ -57,6 +57,8 @@ class Binder:
             vocab_size = self.find.size("vocabulary", "", int(self.find.field(shape.fields.vocabulary)))
             self.vocabulary = Space("vocabulary", vocab_size)
         known = [self.residual] if self.vocabulary is None else [self.residual, self.vocabulary]
+        if len(shape.stacks) == 1:
+            known.append(Space("block", int(self.find.field(shape.stacks[0].count))))
         self.surroundings = Surroundings(self.find, known)
 
     def bind(self) -> Bound:

@@ -6,11 +6,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from pomona.anatomy import sizes as sizing
 from pomona.anatomy.architecture import build, follow_configs, follow_numbers, reread, restored_on_error, tower_of
 from pomona.anatomy.sizes import Sizes
+from pomona.anatomy.weight import Weight
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ def restack_(body: Anatomy, order: Sequence[int], stack: str | None = None) -> N
         kept = list(container)
         container.extend(modules)
         del container[: len(kept)]
+        for found in body.around.values():
+            for weight in found.weights():
+                _select(weight, wanted)
         follow_configs(model, old, new)
         body.refresh()
 
@@ -132,6 +137,22 @@ def _moved(sizes: Sizes, path: str, order: Sequence[int]) -> Sizes:
             if index == str(source):
                 found[f"{path}.{place}{dot}{rest}"] = names
     return found
+
+
+def _select(weight: Weight, blocks: list[int]) -> None:
+    """Let what holds numbers for every block hold those of `blocks`."""
+    for dim, axis in enumerate(weight.axes):
+        for space in axis.spaces:
+            if space.name in ("block", "layer"):
+                # The first layer is what enters the first block.
+                order = blocks if space.name == "block" else [0, *(index + 1 for index in blocks)]
+                kept = weight.read().index_select(
+                    dim, axis.indices(space, torch.tensor(order, device=weight.parameter.device))
+                )
+                requires_grad = weight.parameter.requires_grad
+                setattr(weight.owner, weight.attribute, nn.Parameter(kept, requires_grad=requires_grad))
+                if isinstance(weight.owner, nn.Linear):
+                    weight.owner.in_features = kept.shape[-1]
 
 
 def _copy(block: nn.Module) -> nn.Module:

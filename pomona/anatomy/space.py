@@ -38,7 +38,8 @@ class Space:
         name: residual, head, kv_head, head_dim (features that queries and keys compare), value_dim (features that
             values carry to the output projection), feed_forward, expert; outside of the blocks embedding, pooled,
             channel (all of these are interchangeable); vocabulary, position, token_type, bucket, distance,
-            label, pixel, tap and others that are told apart from outside.
+            label, pixel, tap, block, layer (the blocks and what enters the first) and others that are told apart from
+            outside.
         size: number of coordinates.
         scope: the part of the model in which it lives: "" for all of it, else as "decoder.blocks.3.attention".
         parent: a coarser space whose coordinates own equal runs of this one: a key-value head owns its query heads.

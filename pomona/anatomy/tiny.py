@@ -32,6 +32,16 @@ GROUPED: Mapping[str, Any] = {**SIZES, "num_key_value_heads": 2}
 ROTARY_HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "eager"}
 KINDS = ["full_attention", "sliding_attention", "full_attention"]
+ENDS: Mapping[str, Any] = {**SIZES, "num_hidden_layers": 2, "pad_token_id": 1, "eos_token_id": 2}
+IMAGES: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 16,
+    "patch_size": 4,
+    "num_labels": 5,
+}
 
 
 @dataclass(frozen=True)

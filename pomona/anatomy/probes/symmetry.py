@@ -10,7 +10,7 @@ from torch import Tensor
 from pomona.anatomy.body import Anatomy
 from pomona.anatomy.inputs import example_inputs, special_ids
 from pomona.anatomy.permute import derangement, permutable, reorder_
-from pomona.anatomy.probes.check import DIFFERENT, Check, difference, equal
+from pomona.anatomy.probes.check import DIFFERENT, EQUAL, Check, difference, equal
 from pomona.anatomy.probes.lab import freed, has_no_effect, outputs_of, replaced
 from pomona.anatomy.space import Space
 from pomona.anatomy.weight import Weight
@@ -86,7 +86,7 @@ def _annotations(body: Anatomy, inputs: dict[str, Tensor]) -> Iterator[tuple[Che
             change = difference(outputs_of(body, inputs), expected)
             reorder_(body, space, order.argsort(), left_out)
             found = f"difference {change:.1e}"
-            noticed = change > DIFFERENT
+            noticed = change > EQUAL
             if not noticed:
                 noticed = has_no_effect(body, weight, inputs)
                 found = "proven to have no effect on the outputs" if noticed else f"unnoticed, {found}"
@@ -117,4 +117,4 @@ def probe_rescaling(body: Anatomy) -> Iterator[Check]:
             with replaced(*grown, *[change for change in shrunk if change[0] is not left_out]):
                 change = difference(outputs_of(body, inputs), expected)
             part = f"{norm.gain.name} without {left_out.name} ({left_out.role})"
-            yield Check("rescaling", part, change > DIFFERENT, f"difference {change:.1e}")
+            yield Check("rescaling", part, change > EQUAL, f"difference {change:.1e}")
