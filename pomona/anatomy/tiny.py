@@ -179,6 +179,11 @@ TINY: dict[str, Tiny] = {
     "bert-decoder": Tiny("bert", {**SIZES, "is_decoder": True}),
     "t5": Tiny("t5", _T5, "AutoModelForSeq2SeqLM"),
     "t5-gated": Tiny("t5", {**_T5, "feed_forward_proj": "gated-gelu"}, "AutoModelForSeq2SeqLM"),
+    "roberta": Tiny("roberta", ENDS, "AutoModelForMaskedLM"),
+    "xlm-roberta": Tiny("xlm-roberta", ENDS, "AutoModelForMaskedLM"),
+    "camembert": Tiny("camembert", ENDS, "AutoModelForMaskedLM"),
+    "roberta-classifier": Tiny("roberta", {**ENDS, "num_labels": 5}, "AutoModelForSequenceClassification"),
+    "bert-classifier": Tiny("bert", {**SIZES, "num_labels": 5}, "AutoModelForSequenceClassification"),
 }
 
 

@@ -1,6 +1,8 @@
-"""Encoder with learned positions, LayerNorm after each residual sum, and a transform before the vocabulary."""
+"""Encoders with learned positions, LayerNorm after each residual sum, and a transform before the vocabulary."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from pomona.anatomy.declaration import AttentionShape, BlockShape, FeedForwardShape, HeadShape, Shape, StackShape
 from pomona.anatomy.surroundings import linear
@@ -26,6 +28,11 @@ STACK = StackShape(
     causal="is_decoder",
 )
 POOLER = linear("pooler", "pooler.dense?", "pooled", "residual", per="sequence")
+DENSE = linear("classifier.dense", "classifier.dense?", "pooled", "residual", per="sequence")
+CLASSIFIERS = (
+    HeadShape(path="classifier.out_proj", outputs="label", features="pooled", pool=None),
+    *Shape.classifiers,
+)
 
 BERT = Shape(
     name="bert",
@@ -40,4 +47,20 @@ BERT = Shape(
         transform_norm="cls.predictions.transform.LayerNorm",
     ),
     positions="learned",
+)
+
+LM_HEAD = HeadShape(
+    path="lm_head.decoder",
+    module="lm_head",
+    transform_linear="lm_head.dense",
+    transform_norm="lm_head.layer_norm",
+)
+
+ROBERTA = replace(
+    BERT,
+    name="roberta",
+    model_types=("roberta", "xlm-roberta", "camembert"),
+    around=(POOLER, DENSE),
+    head=LM_HEAD,
+    classifiers=CLASSIFIERS,
 )
