@@ -184,6 +184,9 @@ TINY: dict[str, Tiny] = {
     "camembert": Tiny("camembert", ENDS, "AutoModelForMaskedLM"),
     "roberta-classifier": Tiny("roberta", {**ENDS, "num_labels": 5}, "AutoModelForSequenceClassification"),
     "bert-classifier": Tiny("bert", {**SIZES, "num_labels": 5}, "AutoModelForSequenceClassification"),
+    "electra": Tiny("electra", {**ENDS, "embedding_size": 24}, "AutoModelForMaskedLM"),
+    "electra-discriminator": Tiny("electra", {**ENDS, "embedding_size": 24}, "AutoModelForPreTraining"),
+    "electra-square": Tiny("electra", {**ENDS, "embedding_size": 32}, "AutoModelForMaskedLM"),
 }
 
 

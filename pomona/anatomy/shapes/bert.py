@@ -64,3 +64,32 @@ ROBERTA = replace(
     head=LM_HEAD,
     classifiers=CLASSIFIERS,
 )
+
+ELECTRA = replace(
+    BERT,
+    name="electra",
+    model_types=("electra",),
+    embedding_features="embedding|residual",
+    around=(
+        linear("embedding_projection", "embeddings_project?", "residual", "embedding"),
+        DENSE,
+        linear("discriminator.dense", "discriminator_predictions.dense?", "pooled", "residual"),
+    ),
+    head=HeadShape(
+        path="generator_lm_head",
+        transform="generator_predictions",
+        transform_linear="generator_predictions.dense",
+        transform_norm="generator_predictions.LayerNorm",
+        features="embedding|residual",
+    ),
+    classifiers=(
+        HeadShape(
+            path="discriminator_predictions.dense_prediction",
+            module="discriminator_predictions",
+            outputs="label",
+            features="pooled",
+        ),
+        *CLASSIFIERS,
+    ),
+    stacks=(replace(STACK, embedding_norm_over="embedding|residual"),),
+)
