@@ -187,6 +187,7 @@ TINY: dict[str, Tiny] = {
     "electra": Tiny("electra", {**ENDS, "embedding_size": 24}, "AutoModelForMaskedLM"),
     "electra-discriminator": Tiny("electra", {**ENDS, "embedding_size": 24}, "AutoModelForPreTraining"),
     "electra-square": Tiny("electra", {**ENDS, "embedding_size": 32}, "AutoModelForMaskedLM"),
+    "mpnet": Tiny("mpnet", ENDS, "AutoModelForMaskedLM"),
 }
 
 
