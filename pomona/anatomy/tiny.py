@@ -188,6 +188,11 @@ TINY: dict[str, Tiny] = {
     "electra-discriminator": Tiny("electra", {**ENDS, "embedding_size": 24}, "AutoModelForPreTraining"),
     "electra-square": Tiny("electra", {**ENDS, "embedding_size": 32}, "AutoModelForMaskedLM"),
     "mpnet": Tiny("mpnet", ENDS, "AutoModelForMaskedLM"),
+    "modernbert": Tiny(
+        "modernbert",
+        {**ENDS, "num_hidden_layers": 3, "local_attention": 8, "cls_token_id": 0, "sep_token_id": 2},
+        "AutoModelForMaskedLM",
+    ),
 }
 
 
