@@ -81,6 +81,16 @@ _GPT2 = {
     "eos_token_id": 0,
 }
 
+_RELATIVE = {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+
 TINY: dict[str, Tiny] = {
     "llama": Tiny("llama", {**SIZES, "num_key_value_heads": 4, "tie_word_embeddings": True}),
     "llama-grouped-untied": Tiny("llama", GROUPED),
@@ -191,6 +201,12 @@ TINY: dict[str, Tiny] = {
     "modernbert": Tiny(
         "modernbert",
         {**ENDS, "num_hidden_layers": 3, "local_attention": 8, "cls_token_id": 0, "sep_token_id": 2},
+        "AutoModelForMaskedLM",
+    ),
+    "deberta-v2": Tiny("deberta-v2", {**ENDS, **_RELATIVE}, "AutoModelForMaskedLM"),
+    "deberta-v2-own": Tiny(
+        "deberta-v2",
+        {**ENDS, **_RELATIVE, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 3},
         "AutoModelForMaskedLM",
     ),
 }
