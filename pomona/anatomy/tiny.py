@@ -90,6 +90,22 @@ _RELATIVE = {
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
+_BART = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 40,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
 
 TINY: dict[str, Tiny] = {
     "llama": Tiny("llama", {**SIZES, "num_key_value_heads": 4, "tie_word_embeddings": True}),
@@ -209,6 +225,8 @@ TINY: dict[str, Tiny] = {
         {**ENDS, **_RELATIVE, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 3},
         "AutoModelForMaskedLM",
     ),
+    "bart": Tiny("bart", _BART, "AutoModelForSeq2SeqLM"),
+    "mbart": Tiny("mbart", {**_BART, "scale_embedding": True}, "AutoModelForSeq2SeqLM"),
 }
 
 
