@@ -227,6 +227,16 @@ TINY: dict[str, Tiny] = {
     ),
     "bart": Tiny("bart", _BART, "AutoModelForSeq2SeqLM"),
     "mbart": Tiny("mbart", {**_BART, "scale_embedding": True}, "AutoModelForSeq2SeqLM"),
+    "esm": Tiny(
+        "esm",
+        {**ENDS, "position_embedding_type": "rotary", "token_dropout": True, "mask_token_id": 3},
+        "AutoModelForMaskedLM",
+    ),
+    "esm-learned": Tiny(
+        "esm",
+        {**ENDS, "position_embedding_type": "absolute", "emb_layer_norm_before": True, "mask_token_id": 3},
+        "AutoModelForMaskedLM",
+    ),
 }
 
 
