@@ -237,6 +237,13 @@ TINY: dict[str, Tiny] = {
         {**ENDS, "position_embedding_type": "absolute", "emb_layer_norm_before": True, "mask_token_id": 3},
         "AutoModelForMaskedLM",
     ),
+    "vit": Tiny("vit", IMAGES, "AutoModelForImageClassification"),
+    "vit-masked": Tiny("vit", {**IMAGES, "encoder_stride": 4}, "AutoModelForMaskedImageModeling"),
+    "deit": Tiny(
+        "deit",
+        {**IMAGES, "architectures": ["DeiTForImageClassificationWithTeacher"]},
+        "AutoModelForImageClassification",
+    ),
 }
 
 

@@ -1,0 +1,61 @@
+"""Encoders of patches, of images or of spectrograms, with LayerNorm before each part and tokens of their own."""
+
+from __future__ import annotations
+
+from pomona.anatomy.declaration import (
+    AttentionShape,
+    BlockShape,
+    FeedForwardShape,
+    Fields,
+    HeadShape,
+    Shape,
+    StackShape,
+)
+from pomona.anatomy.surroundings import Input, linear, vector
+
+IMAGES = Input("pixel_values", ("num_channels", "image_size", "image_size"), "vision")
+MASKED = Input("bool_masked_pos", None, "vision")
+PATCH = linear("patch", "embeddings.patch_embeddings.projection", "residual", "pixel")
+TOKENS = (
+    vector("class_token", "embeddings.cls_token"),
+    vector("distillation_token", "embeddings.distillation_token?"),
+    vector("mask_token", "embeddings.mask_token?"),
+)
+
+VIT = Shape(
+    name="vit",
+    model_types=("vit", "deit"),
+    embedding=None,
+    inputs=(IMAGES, MASKED),
+    stacks=(
+        StackShape(
+            blocks="layers",
+            block=BlockShape(
+                attention=AttentionShape(
+                    query="attention.q_proj",
+                    key="attention.k_proj",
+                    value="attention.v_proj",
+                    output="attention.o_proj",
+                ),
+                ffn=FeedForwardShape(up="mlp.fc1", down="mlp.fc2"),
+                norm_attention="layernorm_before",
+                norm_ffn="layernorm_after",
+                norm="layer",
+            ),
+            positions="embeddings.position_embeddings",
+            final_norm="layernorm",
+            causal=False,
+        ),
+    ),
+    around=(
+        PATCH,
+        *TOKENS,
+        linear("pooler", "pooler.dense?", "pooled", "residual", per="sequence"),
+        linear("class_classifier", "cls_classifier?", "label", "residual", per="sequence"),
+        linear("distillation_classifier", "distillation_classifier?", "label", "residual", per="sequence"),
+        linear("pixels", "decoder.0?", "pixel_out", "residual"),
+    ),
+    head=HeadShape(path="classifier", outputs="label", pool="first"),
+    positions="learned",
+    fields=Fields(max_positions=None, window=None),
+)
