@@ -81,6 +81,7 @@ _GPT2 = {
     "eos_token_id": 0,
 }
 
+_SCALED = {**{k: v for k, v in IMAGES.items() if k != "intermediate_size"}, "layerscale_value": 0.7}
 _RELATIVE = {
     "relative_attention": True,
     "position_buckets": 8,
@@ -243,6 +244,11 @@ TINY: dict[str, Tiny] = {
         "deit",
         {**IMAGES, "architectures": ["DeiTForImageClassificationWithTeacher"]},
         "AutoModelForImageClassification",
+    ),
+    "dinov2": Tiny("dinov2", _SCALED, "AutoModelForImageClassification"),
+    "dinov2-gated": Tiny("dinov2", {**_SCALED, "use_swiglu_ffn": True}, "AutoModel"),
+    "dinov2_with_registers": Tiny(
+        "dinov2_with_registers", {**_SCALED, "num_register_tokens": 3}, "AutoModelForImageClassification"
     ),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pomona.anatomy.declaration import (
     AttentionShape,
     BlockShape,
@@ -11,7 +13,7 @@ from pomona.anatomy.declaration import (
     Shape,
     StackShape,
 )
-from pomona.anatomy.surroundings import Input, linear, vector
+from pomona.anatomy.surroundings import Input, linear, table, vector
 
 IMAGES = Input("pixel_values", ("num_channels", "image_size", "image_size"), "vision")
 MASKED = Input("bool_masked_pos", None, "vision")
@@ -58,4 +60,26 @@ VIT = Shape(
     head=HeadShape(path="classifier", outputs="label", pool="first"),
     positions="learned",
     fields=Fields(max_positions=None, window=None),
+)
+
+DINOV2 = replace(
+    VIT,
+    name="dinov2",
+    model_types=("dinov2", "dinov2_with_registers"),
+    stacks=(
+        replace(
+            VIT.stacks[0],
+            blocks="encoder.layer",
+            block=replace(
+                VIT.stacks[0].block,
+                ffn=FeedForwardShape(up="mlp.fc1|mlp.up_proj", gate="mlp.gate_proj?", down="mlp.fc2|mlp.down_proj"),
+                norm_attention="norm1",
+                norm_ffn="norm2",
+                scale_attention="layer_scale1.lambda1",
+                scale_ffn="layer_scale2.lambda1",
+            ),
+        ),
+    ),
+    around=(PATCH, *TOKENS, table("register_tokens", "embeddings.register_tokens?", "register")),
+    head=HeadShape(path="classifier", outputs="label", features="summary*residual", pool="first and made"),
 )
