@@ -250,6 +250,11 @@ TINY: dict[str, Tiny] = {
     "dinov2_with_registers": Tiny(
         "dinov2_with_registers", {**_SCALED, "num_register_tokens": 3}, "AutoModelForImageClassification"
     ),
+    "audio-spectrogram-transformer": Tiny(
+        "audio-spectrogram-transformer",
+        {**IMAGES, "num_mel_bins": 16, "max_length": 24, "frequency_stride": 4, "time_stride": 4},
+        "AutoModelForAudioClassification",
+    ),
 }
 
 

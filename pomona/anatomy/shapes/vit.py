@@ -13,7 +13,7 @@ from pomona.anatomy.declaration import (
     Shape,
     StackShape,
 )
-from pomona.anatomy.surroundings import Input, linear, table, vector
+from pomona.anatomy.surroundings import Input, layer_norm, linear, table, vector
 
 IMAGES = Input("pixel_values", ("num_channels", "image_size", "image_size"), "vision")
 MASKED = Input("bool_masked_pos", None, "vision")
@@ -82,4 +82,13 @@ DINOV2 = replace(
     ),
     around=(PATCH, *TOKENS, table("register_tokens", "embeddings.register_tokens?", "register")),
     head=HeadShape(path="classifier", outputs="label", features="summary*residual", pool="first and made"),
+)
+
+AST = replace(
+    VIT,
+    name="audio-spectrogram-transformer",
+    model_types=("audio-spectrogram-transformer",),
+    inputs=(Input("input_values", ("max_length", "num_mel_bins"), "audio"),),
+    around=(PATCH, *TOKENS, layer_norm("classifier.norm", "classifier.layernorm?")),
+    head=HeadShape(path="classifier.dense", module="classifier", outputs="label", pool="own"),
 )
