@@ -255,6 +255,7 @@ TINY: dict[str, Tiny] = {
         {**IMAGES, "num_mel_bins": 16, "max_length": 24, "frequency_stride": 4, "time_stride": 4},
         "AutoModelForAudioClassification",
     ),
+    "videomae": Tiny("videomae", {**IMAGES, "num_frames": 4, "tubelet_size": 2}, "AutoModelForVideoClassification"),
 }
 
 
