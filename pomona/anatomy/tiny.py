@@ -256,6 +256,15 @@ TINY: dict[str, Tiny] = {
         "AutoModelForAudioClassification",
     ),
     "videomae": Tiny("videomae", {**IMAGES, "num_frames": 4, "tubelet_size": 2}, "AutoModelForVideoClassification"),
+    "clip": Tiny(
+        "clip",
+        {
+            "text_config": {**ENDS, "eos_token_id": 3},
+            "vision_config": {**IMAGES, "hidden_size": 24},
+            "projection_dim": 20,
+        },
+        "AutoModel",
+    ),
 }
 
 
