@@ -107,6 +107,18 @@ _BART = {
     "decoder_start_token_id": 2,
     "forced_eos_token_id": None,
 }
+_SOUNDS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": 20,
+    "conv_dim": [12, 16],
+    "conv_stride": [4, 4],
+    "conv_kernel": [8, 4],
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
 
 TINY: dict[str, Tiny] = {
     "llama": Tiny("llama", {**SIZES, "num_key_value_heads": 4, "tie_word_embeddings": True}),
@@ -265,6 +277,11 @@ TINY: dict[str, Tiny] = {
         },
         "AutoModel",
     ),
+    "wav2vec2": Tiny("wav2vec2", _SOUNDS, "AutoModelForCTC"),
+    "wav2vec2-stable": Tiny(
+        "wav2vec2", {**_SOUNDS, "do_stable_layer_norm": True, "feat_extract_norm": "layer"}, "AutoModel"
+    ),
+    "hubert": Tiny("hubert", _SOUNDS, "AutoModelForCTC"),
 }
 
 
