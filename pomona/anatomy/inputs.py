@@ -52,7 +52,7 @@ def _own_inputs(body: Anatomy, batch: int, tokens: int, generator: torch.Generat
             inputs["decoder_input_ids"] = plain[torch.randint(len(plain), (batch, 7), generator=generator)]
     for declared in body.shape.inputs:
         if declared.sides is not None:
-            inputs[declared.name] = torch.randn((batch, *_sides(body.config, declared)), generator=generator).to(
+            inputs[declared.name] = torch.randn((batch, *sides_of(body.config, declared)), generator=generator).to(
                 body.dtype
             )
     for declared in body.shape.inputs:
@@ -63,7 +63,7 @@ def _own_inputs(body: Anatomy, batch: int, tokens: int, generator: torch.Generat
     return inputs
 
 
-def _sides(config: Any, declared: Input) -> list[int]:
+def sides_of(config: Any, declared: Input) -> list[int]:
     """The sizes of an input; a field that holds a pair gives them in turn."""
     assert declared.sides is not None
     sizes: list[int] = []

@@ -32,7 +32,7 @@ GROUPED: Mapping[str, Any] = {**SIZES, "num_key_value_heads": 2}
 ROTARY_HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "eager"}
 KINDS = ["full_attention", "sliding_attention", "full_attention"]
-ENDS: Mapping[str, Any] = {**SIZES, "num_hidden_layers": 2, "pad_token_id": 1, "eos_token_id": 2}
+ENDS: Mapping[str, Any] = {**SIZES, "pad_token_id": 1, "eos_token_id": 2}
 IMAGES: Mapping[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -229,7 +229,7 @@ TINY: dict[str, Tiny] = {
     "mpnet": Tiny("mpnet", ENDS, "AutoModelForMaskedLM"),
     "modernbert": Tiny(
         "modernbert",
-        {**ENDS, "num_hidden_layers": 3, "local_attention": 8, "cls_token_id": 0, "sep_token_id": 2},
+        {**ENDS, "local_attention": 8, "cls_token_id": 0, "sep_token_id": 2},
         "AutoModelForMaskedLM",
     ),
     "deberta-v2": Tiny("deberta-v2", {**ENDS, **_RELATIVE}, "AutoModelForMaskedLM"),
@@ -277,6 +277,8 @@ TINY: dict[str, Tiny] = {
         },
         "AutoModel",
     ),
+    "clip_text_model": Tiny("clip_text_model", {**ENDS, "eos_token_id": 3}, "AutoModel"),
+    "clip_vision_model": Tiny("clip_vision_model", IMAGES, "AutoModel"),
     "wav2vec2": Tiny("wav2vec2", _SOUNDS, "AutoModelForCTC"),
     "wav2vec2-stable": Tiny(
         "wav2vec2", {**_SOUNDS, "do_stable_layer_norm": True, "feat_extract_norm": "layer"}, "AutoModel"

@@ -128,9 +128,9 @@ def zero(call: AttentionCall, rows: slice) -> Tensor:
 
 
 @pytest.mark.parametrize("looking", [False, True])
-def test_modifiers_that_change_nothing_change_nothing(any_model: Any, looking: bool) -> None:
+def test_modifiers_that_change_nothing_change_nothing(attending_model: Any, looking: bool) -> None:
     """Breaks when a mask, window, position bias or gradient of the model is lost on the way, in either kernel."""
-    model = any_model.double()
+    model = attending_model.double()
     inputs = inputs_of(model)
     padded = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
     padded["attention_mask"][0, 8:] = 0
@@ -152,24 +152,24 @@ def test_modifiers_that_change_nothing_change_nothing(any_model: Any, looking: b
         torch.testing.assert_close(got, wanted, rtol=loose * 1e-6, atol=loose * 1e-8)
 
 
-def test_a_closed_gate_equals_a_removed_head(any_model: Any) -> None:
+def test_a_closed_gate_equals_a_removed_head(attending_model: Any) -> None:
     """Breaks when gates reach other heads, other blocks, or come before the values are summed."""
-    body = of(any_model)
+    body = of(attending_model)
     place = Place(body.stacks[-1].name, 1, False)
     output = body.stacks[-1].blocks[1].attention.output
     open_but_one = torch.tensor([1.0, 1.0, 0.0, 1.0])
-    with modify_attention(any_model, [HeadGate(lambda at: open_but_one if at == place else None)]):
-        found = any_model(**inputs_of(any_model)).logits
-    plain = any_model(**inputs_of(any_model)).logits
+    with modify_attention(attending_model, [HeadGate(lambda at: open_but_one if at == place else None)]):
+        found = attending_model(**inputs_of(attending_model)).logits
+    plain = attending_model(**inputs_of(attending_model)).logits
     width = output.shape[1] // HEADS
     weights = output.read().clone()
     weights[:, 2 * width : 3 * width] = 0
     output.write_(weights)
-    torch.testing.assert_close(found, any_model(**inputs_of(any_model)).logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, attending_model(**inputs_of(attending_model)).logits, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(found, plain)
 
 
-def test_places_are_the_blocks_that_call(any_model: Any) -> None:
+def test_places_are_the_blocks_that_call(attending_model: Any) -> None:
     """Breaks when a call is ascribed to another block, stack or kind of attention."""
     seen: list[tuple[Place, Any]] = []
 
@@ -180,9 +180,9 @@ def test_places_are_the_blocks_that_call(any_model: Any) -> None:
             seen.append((call.place, call.attention))
             call.scale_scores(1.0)
 
-    body = of(any_model)
+    body = of(attending_model)
     with modify_attention(body, [Note()]):
-        any_model(**inputs_of(any_model))
+        attending_model(**inputs_of(attending_model))
     wanted = [
         (Place(block.kind, block.index, cross), attention)
         for block in body.blocks

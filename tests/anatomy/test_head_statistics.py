@@ -52,10 +52,10 @@ def by_hand(maps: list[Tensor], real: list[Tensor]) -> dict[str, Tensor]:
     return {name: torch.stack(values).mean(0) for name, values in rows.items()}
 
 
-def test_figures_equal_those_of_eager_maps(any_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_equal_those_of_eager_maps(attending_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Breaks when a figure, a mask, a group of heads or the weight of a batch is wrong; blocks of 5 queries."""
     monkeypatch.setattr("pomona.anatomy.dispatch.QUERIES_AT_ONCE", 5)
-    model = any_model.double()
+    model = attending_model.double()
     batches = [inputs_of(model, 2, 12, 1), inputs_of(model, 3, 9, 2)]
     batches[0]["attention_mask"] = torch.ones(2, 12, dtype=torch.int64)
     batches[0]["attention_mask"][0, 7:] = 0

@@ -26,6 +26,14 @@ def enlarged_copy(model: Any, shape: Shape | str | None = None, seed: int = 0) -
 
     At the usual initialization biases are zero and gains one, so that most probes would pass whatever is declared.
     """
+    body = of(enlarged(model, seed), shape)
+    if "experts" in body.capabilities:
+        body.model.set_experts_implementation("eager")  # the grouped products do not know float64
+    return body
+
+
+def enlarged(model: Any, seed: int = 0) -> Any:
+    """The copy itself."""
     copied = copy.deepcopy(model).to("cpu", torch.float64).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -36,10 +44,7 @@ def enlarged_copy(model: Any, shape: Shape | str | None = None, seed: int = 0) -
             else:
                 is_gain = bool(parameter.mean() > 0.5)
                 parameter.copy_(is_gain + 0.5 * noise)
-    body = of(copied, shape)
-    if "experts" in body.capabilities:
-        copied.set_experts_implementation("eager")  # the grouped products do not know float64
-    return body
+    return copied
 
 
 def answers_of(body: Anatomy, inputs: dict[str, Tensor]) -> list[Tensor]:
