@@ -37,7 +37,7 @@ def sized(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
         def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
             from pomona.anatomy.body import of
 
-            towers = [config, *(getattr(config, name) for name in config.sub_configs)]
+            towers = [config, *(part for name in config.sub_configs if (part := getattr(config, name)) is not None)]
             records = [
                 (own, sizing.recorded(own), norming.recorded(own), vars(own).pop(sizing.RECORD, None)) for own in towers
             ]
@@ -98,6 +98,10 @@ def reread(config: PretrainedConfig, changes: Mapping[str, Any], tower: str | No
     values = config.to_dict()
     own, part = (config, values) if tower is None else (getattr(config, tower), values[tower])
     part.update({own.attribute_map.get(name, name): value for name, value in changes.items()})
+    stages = part.get("stage_names")
+    if stages and part.get("out_features") == stages[-1:]:
+        # A backbone that gives its last stage: which one that is follows from the depth.
+        part.update(dict.fromkeys(("stage_names", "out_features", "out_indices")))
     try:
         found: PretrainedConfig = type(config).from_dict(values)
     except StrictDataclassError as error:
@@ -205,7 +209,7 @@ def _follow_config(config: PretrainedConfig, before: PretrainedConfig, after: Pr
     """Set the fields of `config` in which `after` differs from `before`, also in its parts."""
     old, new = before.to_dict(), after.to_dict()
     for name in {*old, *new}:
-        if name in config.sub_configs:
+        if name in config.sub_configs and getattr(config, name) is not None:
             _follow_config(getattr(config, name), getattr(before, name), getattr(after, name))
         elif name not in new:
             vars(config).pop(name, None)

@@ -286,7 +286,8 @@ class Anatomy:
         """The longest sequence that the model was made for, or None when nothing limits it."""
         name = self.shape.fields.max_positions
         value = self._find.field(name, None)
-        return None if value is None else int(value)
+        rows = [s.positions.shape[0] - s.first_position for s in self.stacks if s.positions is not None]
+        return None if value is None else min([int(value), *rows])
 
     def parameter_count(self, *, trainable: bool = False, non_embedding: bool = False) -> int:
         """Number of parameters, tied ones once; see `counts.parameter_count`."""
@@ -353,6 +354,11 @@ class Anatomy:
             self.require("head", method="logits")
         assert head is not None
         return head.logits(hidden)
+
+    @property
+    def logits_added(self) -> Tensor | None:
+        """A buffer (1, V) that is added to the logits, or None."""
+        return None if self._head is None else self._head.added
 
     @property
     def pool(self) -> Pool | None:

@@ -25,7 +25,7 @@ class Head:
         transform_parts: weights between hidden states and linear map.
         norm: the last of them, where it is a norm, or None.
         direct: the linear map alone follows the transform; else `module` holds the transform too.
-        added: a constant that is added to the logits, or None.
+        added: a buffer (1, outputs) that is added to the logits, or None.
     """
 
     weight: Weight

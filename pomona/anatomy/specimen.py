@@ -44,7 +44,9 @@ def config_of(name: str) -> PretrainedConfig:
             )
         return _read(str(folder), local_files_only=True)
     if name in TINY:
-        return AutoConfig.for_model(TINY[name].model_type)
+        row, config = TINY[name], AutoConfig.for_model(TINY[name].model_type)
+        needed = {key: row.settings[key] for key in ("vocab_size",) if getattr(config, key, 0) is None}
+        return AutoConfig.for_model(row.model_type, **needed) if needed else config
     if name in transformers.CONFIG_MAPPING:
         return AutoConfig.for_model(name)
     if "/" in name and not name.startswith((".", "/")):
@@ -69,7 +71,8 @@ def _read(name: str, **options: Any) -> PretrainedConfig:
 def meta_model(config: PretrainedConfig) -> Any:
     """The model of a configuration on the meta device: every part and size, no memory."""
     with torch.device("meta"):
-        return class_of(config)._from_config(config).eval()
+        model = class_of(config)._from_config(config).eval()
+    return model.to("meta")  # some parameters are made by a constructor that knows no device
 
 
 def tiny_like(config: PretrainedConfig) -> Any:

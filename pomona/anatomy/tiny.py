@@ -94,10 +94,10 @@ _RELATIVE = {
 _BART = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 3,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 2,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 4,
     "encoder_ffn_dim": 48,
     "decoder_ffn_dim": 40,
     "max_position_embeddings": 64,
@@ -223,6 +223,8 @@ TINY: dict[str, Tiny] = {
     "camembert": Tiny("camembert", ENDS, "AutoModelForMaskedLM"),
     "roberta-classifier": Tiny("roberta", {**ENDS, "num_labels": 5}, "AutoModelForSequenceClassification"),
     "bert-classifier": Tiny("bert", {**SIZES, "num_labels": 5}, "AutoModelForSequenceClassification"),
+    "roberta-causal": Tiny("roberta", {**ENDS, "is_decoder": True}, "AutoModelForCausalLM"),
+    "electra-causal": Tiny("electra", {**ENDS, "is_decoder": True, "embedding_size": 24}, "AutoModelForCausalLM"),
     "electra": Tiny("electra", {**ENDS, "embedding_size": 24}, "AutoModelForMaskedLM"),
     "electra-discriminator": Tiny("electra", {**ENDS, "embedding_size": 24}, "AutoModelForPreTraining"),
     "electra-square": Tiny("electra", {**ENDS, "embedding_size": 32}, "AutoModelForMaskedLM"),
@@ -268,6 +270,11 @@ TINY: dict[str, Tiny] = {
         "AutoModelForAudioClassification",
     ),
     "videomae": Tiny("videomae", {**IMAGES, "num_frames": 4, "tubelet_size": 2}, "AutoModelForVideoClassification"),
+    "videomae-first": Tiny(
+        "videomae",
+        {**IMAGES, "num_frames": 4, "tubelet_size": 2, "use_mean_pooling": False},
+        "AutoModelForVideoClassification",
+    ),
     "clip": Tiny(
         "clip",
         {

@@ -134,6 +134,7 @@ def signature(node: Any) -> Any:
             "fixed_depth": fields.fixed_depth,
             "max_positions": node.max_positions,
             "positions": node.shape.positions,
+            "first": [stack.first for stack in node.shape.stacks],
             "sized": [getattr(node.config, name, None) for name in sized],
         }
         return signature(own)

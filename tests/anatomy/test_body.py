@@ -68,10 +68,11 @@ def test_flops_equal_the_counted_ones(single_model: Any) -> None:
     masked = 0.0
     for block in body.blocks:  # the mask does not save the executed kernel anything
         attention = block.attention
-        if attention.causal:
-            window = min(attention.window or tokens, tokens)
-            seen = window - window * window / (2 * tokens)
-            masked += 4 * attention.num_heads * attention.head_dim.size * (tokens - seen)
+        window = min(attention.window or tokens, tokens)
+        seen = window - window * window / (2 * tokens)
+        if not attention.causal:
+            seen = sum(attention.sees(query, key) for query in range(tokens) for key in range(tokens)) / tokens
+        masked += 4 * attention.num_heads * attention.head_dim.size * (tokens - seen)
     assert body.flops_per_token(tokens, training=False) + masked == pytest.approx(executed, rel=1e-12)
 
 

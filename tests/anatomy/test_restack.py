@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from pomona.anatomy import load, of
+from pomona.anatomy.taps import hidden_of
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
 from .conftest import assert_same_model, inputs_of, make
@@ -17,10 +18,10 @@ from .conftest import assert_same_model, inputs_of, make
 ORDER = [0, 1, 1, 2, 0]
 
 
-def test_new_blocks_compute_what_their_sources_did(single_model: Any) -> None:
+def test_new_blocks_compute_what_their_sources_did(movable_model: Any) -> None:
     """Breaks when copies are made of the wrong block, or when something outside of the list holds the old ones."""
-    body, inputs = of(single_model), inputs_of(single_model)
-    container = single_model.get_submodule(body.stacks[0].path)
+    body, inputs = of(movable_model), inputs_of(movable_model)
+    container = movable_model.get_submodule(body.stacks[0].path)
     donors = copy.deepcopy(list(container))
     body.restack_(ORDER)
     seen: list[Any] = []
@@ -35,12 +36,12 @@ def test_new_blocks_compute_what_their_sources_did(single_model: Any) -> None:
             handle.remove()
         assert len(seen) == len(ORDER)
         for source, (args, kwargs, output) in zip(ORDER, seen, strict=True):
-            assert torch.equal(donors[source](*args, **kwargs), output)
+            assert torch.equal(hidden_of(donors[source](*args, **kwargs)), hidden_of(output))
 
 
-def test_copies_share_no_storage_and_ties_stay(single_model: Any) -> None:
+def test_copies_share_no_storage_and_ties_stay(movable_model: Any) -> None:
     """Breaks when a block is listed twice instead of copied, or when a tie is lost."""
-    body = of(single_model)
+    body = of(movable_model)
     ties = body.ties
     body.restack_(ORDER)
     storages = [p.untyped_storage().data_ptr() for _, p in body.matrices()]
@@ -49,24 +50,24 @@ def test_copies_share_no_storage_and_ties_stay(single_model: Any) -> None:
     assert [b.index for b in body.blocks] == list(range(5)) and len(body.blocks) == 5
 
 
-def test_copies_read_the_models_own_configuration(single_model: Any) -> None:
+def test_copies_read_the_models_own_configuration(movable_model: Any) -> None:
     """Breaks when copied blocks keep a configuration of their own, deaf to an attention kernel that is set later."""
-    body = of(single_model)
-    originals = {id(part.config) for part in single_model.modules() if hasattr(part, "config")}
+    body = of(movable_model)
+    originals = {id(part.config) for part in movable_model.modules() if hasattr(part, "config")}
     body.restack_(ORDER)
-    assert {id(part.config) for part in single_model.modules() if hasattr(part, "config")} == originals
+    assert {id(part.config) for part in movable_model.modules() if hasattr(part, "config")} == originals
 
 
-def test_configuration_follows(single_model: Any, tmp_path: Any) -> None:
+def test_configuration_follows(movable_model: Any, tmp_path: Any) -> None:
     """Breaks when the saved folder loads with another depth, other layer types or other logits."""
-    body, inputs = of(single_model), inputs_of(single_model)
-    types = getattr(single_model.config, "layer_types", None)
+    body, inputs = of(movable_model), inputs_of(movable_model)
+    types = getattr(movable_model.config, "layer_types", None)
     body.restack_(ORDER)
-    assert single_model.config.num_hidden_layers == 5
+    assert movable_model.config.num_hidden_layers == 5
     if types is not None:
-        assert single_model.config.layer_types == [types[i] for i in ORDER]
-    expected = single_model(**inputs).logits
-    single_model.save_pretrained(tmp_path)
+        assert movable_model.config.layer_types == [types[i] for i in ORDER]
+    expected = movable_model(**inputs).logits
+    movable_model.save_pretrained(tmp_path)
     auto = AutoModelForCausalLM if "causal" in body.capabilities else AutoModelForMaskedLM
     loaded = auto.from_pretrained(tmp_path).eval()
     assert_same_model(loaded, single_model, loaded(**inputs).logits, expected)
@@ -86,22 +87,22 @@ def test_cache_indices_follow(causal_model: Any) -> None:
     assert torch.equal(with_cache, causal_model.generate(ids, use_cache=False, **given))
 
 
-def test_identity_and_removal(single_model: Any) -> None:
+def test_identity_and_removal(movable_model: Any) -> None:
     """Breaks when the order that changes nothing changes something, or when a removed block still computes."""
-    body, inputs = of(single_model), inputs_of(single_model)
-    expected = single_model(**inputs).logits
+    body, inputs = of(movable_model), inputs_of(movable_model)
+    expected = movable_model(**inputs).logits
     body.restack_([0, 1, 2])
-    assert torch.equal(single_model(**inputs).logits, expected)
+    assert torch.equal(movable_model(**inputs).logits, expected)
     body.restack_([0, 1, 1, 2])
     body.restack_([0, 1, 3])
-    assert torch.equal(single_model(**inputs).logits, expected)
+    assert torch.equal(movable_model(**inputs).logits, expected)
 
 
-def test_gradients_reach_every_new_block(single_model: Any) -> None:
+def test_gradients_reach_every_new_block(movable_model: Any) -> None:
     """Breaks when a copy is frozen or not part of the graph."""
-    body = of(single_model)
+    body = of(movable_model)
     body.restack_(ORDER)
-    single_model(**inputs_of(single_model)).logits.square().mean().backward()
+    movable_model(**inputs_of(movable_model)).logits.square().mean().backward()
     for name, parameter in body.matrices():
         assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
 

@@ -27,6 +27,8 @@ def enlarged_copy(model: Any, shape: Shape | str | None = None, seed: int = 0) -
     At the usual initialization biases are zero and gains one, so that most probes would pass whatever is declared.
     """
     body = of(enlarged(model, seed), shape)
+    if body.logits_added is not None:
+        body.logits_added.copy_(torch.randn(body.logits_added.shape, generator=torch.Generator().manual_seed(8)))
     if "experts" in body.capabilities:
         body.model.set_experts_implementation("eager")  # the grouped products do not know float64
     return body

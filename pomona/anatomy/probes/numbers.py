@@ -7,11 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pomona.anatomy.block import Stack
 from pomona.anatomy.body import Anatomy
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import Check, equal
-from pomona.anatomy.probes.lab import PLACE, answers_of, has_no_effect, outputs_of, replaced
+from pomona.anatomy.probes.lab import PLACE, answers_of, has_no_effect, normalize, outputs_of, replaced
+from pomona.anatomy.space import Axis
 from pomona.anatomy.taps import tap_inputs
+from pomona.anatomy.weight import Weight
 
 VANISHED = 1e-12
 """A gradient that is smaller, relative to the largest one, is rounding."""
@@ -28,16 +31,31 @@ def probe_forward(body: Anatomy) -> Iterator[Check]:
 
 
 def probe_embedding(body: Anatomy) -> Iterator[Check]:
-    """What enters the first block is the scaled embedding, where nothing else is added."""
-    stack, inputs = body.stacks[0], example_inputs(body)
-    alone = stack.positions is None and not stack.tables and stack.embedding_norm is None
-    if body.embedding is None or not alone or "embedding_projection" in body.around:
+    """What enters the first block is the scaled embedding with what is declared to be added, projected and normed."""
+    if body.embedding is None:
         return
-    seen: list[Tensor] = []
-    with tap_inputs(stack.blocks[0], seen.append):
-        outputs_of(body, inputs)
-    found, expected = seen[0].detach(), body.embedding.read()[inputs["input_ids"]] * body.embedding_scale
-    yield equal("embedding", f"{body.embedding.name} times {body.embedding_scale:.4g}", found, expected)
+    inputs = example_inputs(body)
+    for stack, name in zip(body.stacks, ("input_ids", "decoder_input_ids"), strict=False):
+        seen: list[Tensor] = []
+        with tap_inputs(stack.blocks[0], seen.append):
+            outputs_of(body, inputs)
+        expected = _embedded(body, stack, body.embedding.read()[inputs[name]] * body.embedding_scale)
+        part = f"{body.embedding.name} times {body.embedding_scale:.4g} before {stack.path}"
+        yield equal("embedding", part, seen[0].detach(), expected)
+
+
+def _embedded(body: Anatomy, stack: Stack, hidden: Tensor) -> Tensor:
+    """What becomes of token embeddings before the first block: tables of their width, projection, other tables."""
+    added = [] if stack.positions is None else [(stack.positions, stack.first_position + torch.arange(hidden.shape[1]))]
+    added += [(table, torch.zeros(hidden.shape[1], dtype=torch.int64)) for table in stack.tables]
+    projection, norm = body.around.get("embedding_projection"), stack.embedding_norm
+    for space in dict.fromkeys((body.embedding.axes[1] if body.embedding else None, Axis((body.residual,)))):
+        if space == Axis((body.residual,)) and isinstance(projection, Weight):
+            hidden = projection.apply(hidden)
+        for table, rows in added:
+            hidden = hidden + table.read()[rows] if table.axes[1] == space else hidden
+        hidden = normalize(norm, hidden) if norm is not None and norm.gain.axes[0] == space else hidden
+    return hidden.detach()
 
 
 def probe_positions(body: Anatomy) -> Iterator[Check]:

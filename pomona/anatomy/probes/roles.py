@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pomona.anatomy.block import Attention
 from pomona.anatomy.body import Anatomy
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import DIFFERENT, EQUAL, Check, difference
@@ -28,11 +29,31 @@ def probe_roles(body: Anatomy) -> Iterator[Check]:
             yield Check("roles", f"{where}: {weight.role}", moved == wanted, f"{PLACE} acts at {moved}")
         yield _linear_in(body, attention.value, attention.output, inputs, True, where)
         yield _linear_in(body, attention.key, attention.output, inputs, False, where)
+        yield from _compared(body, attention, inputs, where)
     for block in body.blocks:
         for ffn in (block.ffn, block.ffn.shared):
             if ffn is not None and ffn.gate is not None and ffn.experts is None:
                 yield _linear_in(body, ffn.up, ffn.down, inputs, True, block.path)
                 yield _linear_in(body, ffn.gate, ffn.down, inputs, False, block.path)
+
+
+def _compared(body: Anatomy, attention: Attention, inputs: dict[str, Tensor], where: str) -> Iterator[Check]:
+    """Projected positions are compared with what tokens give as the other side: with keys as queries, and so on."""
+    pairs = (
+        (attention.position_query, attention.query, attention.key),
+        (attention.position_key, attention.key, attention.query),
+    )
+    for weight, same_side, other_side in pairs:
+        if weight is None:
+            continue
+        for silent, acts in ((same_side, True), (other_side, False)):
+            with replace_outputs(silent, at_tokens(torch.zeros_like)):
+                plain = read_by(body, attention.output, inputs)
+                with replace_outputs(weight, lambda rows: 2 * rows):
+                    change = difference(read_by(body, attention.output, inputs), plain)
+            found = change > DIFFERENT if acts else change < EQUAL
+            part = f"{where}: {weight.role} acts without {silent.role.rpartition('.')[2]}: {acts}"
+            yield Check("roles", part, found, f"difference {change:.1e}")
 
 
 def _positions_moved(body: Anatomy, weight: Weight, reader: Weight, inputs: dict[str, Tensor]) -> list[int]:

@@ -41,10 +41,15 @@ def _vocabulary(body: Anatomy, space: Space, inputs: dict[str, Tensor]) -> Check
         return body.logits(body.hidden(**given)) if in_words else outputs_of(body, given)
 
     plain = answer(inputs)
+    added = body.logits_added
+    if added is not None:
+        added.copy_(added[:, order])
     reorder_(body, space, order)
     renamed = {name: back[ids] if name.endswith("input_ids") else ids for name, ids in inputs.items()}
     check = equal("spaces", str(space), answer(renamed), plain[..., order] if in_words else plain)
     reorder_(body, space, back)
+    if added is not None:
+        added.copy_(added[:, back])
     return check
 
 

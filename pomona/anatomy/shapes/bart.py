@@ -7,6 +7,7 @@ from dataclasses import replace
 from pomona.anatomy.declaration import (
     AttentionShape,
     BlockShape,
+    Factor,
     FeedForwardShape,
     Fields,
     HeadShape,
@@ -22,23 +23,22 @@ def _attention(path: str) -> AttentionShape:
     )
 
 
+def _fields(name: str) -> Fields:
+    return Fields(hidden_size="d_model", heads=f"{name}_attention_heads", feed_forward=f"{name}_ffn_dim", window=None)
+
+
 def _stack(name: str, block: BlockShape) -> StackShape:
     return StackShape(
         name=name,
         blocks=f"{name}.layers",
         block=block,
         positions=f"{name}.embed_positions",
+        first_position=2,
         embedding_norm=f"{name}.layernorm_embedding?",
         final_norm=f"{name}.layer_norm?",
         causal=name == "decoder",
         count=f"{name}_layers",
-        fields=Fields(
-            hidden_size="d_model",
-            heads=f"{name}_attention_heads",
-            kv_heads=f"{name}_attention_heads",
-            feed_forward=f"{name}_ffn_dim",
-            window=None,
-        ),
+        fields=_fields("decoder") if name == "decoder" else None,
     )
 
 
@@ -56,6 +56,7 @@ BART = Shape(
     name="bart",
     model_types=("bart",),
     embedding="shared",
+    embedding_scale=Factor("hidden_size", 0.5, when="scale_embedding"),
     stacks=(_stack("encoder", ENCODER), _stack("decoder", DECODER)),
     around=(
         table("encoder_embedding", "encoder.embed_tokens", "vocabulary"),
@@ -68,7 +69,7 @@ BART = Shape(
         *Shape.classifiers,
     ),
     positions="learned",
-    fields=Fields(hidden_size="d_model", window=None),
+    fields=_fields("encoder"),
 )
 
 MBART = replace(

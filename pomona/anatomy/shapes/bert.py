@@ -61,6 +61,7 @@ ROBERTA = replace(
     name="roberta",
     model_types=("roberta", "xlm-roberta", "camembert"),
     around=(POOLER, DENSE),
+    stacks=(replace(STACK, first_position="pad_token_id"),),
     head=LM_HEAD,
     classifiers=CLASSIFIERS,
 )

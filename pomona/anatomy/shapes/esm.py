@@ -36,7 +36,7 @@ ESM = Shape(
             ),
             embedding_norm="embeddings.layer_norm?",
             final_norm="encoder.emb_layer_norm_after",
-            causal="is_decoder",
+            causal=False,
         ),
     ),
     around=(POOLER, DENSE, linear("contacts", "contact_head.regression?", "label", "block*map", per=None)),
@@ -49,6 +49,6 @@ ESM_LEARNED = replace(
     ESM,
     name="esm-learned",
     when=(("position_embedding_type", "absolute"),),
-    stacks=(replace(ESM.stacks[0], positions="embeddings.position_embeddings"),),
+    stacks=(replace(ESM.stacks[0], positions="embeddings.position_embeddings", first_position="pad_token_id"),),
     positions="learned",
 )

@@ -26,6 +26,7 @@ MPNET = replace(
                 returns=1,
             ),
             tables=(),
+            first_position=2,
             bias_table="encoder.relative_attention_bias",
             causal=False,
         ),
