@@ -20,6 +20,8 @@ from pomona.ground.files import read_json
 
 HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM", "AutoModel")
 """The classes that are tried, in order, where a configuration does not name its own."""
+NEEDED = ("vocab_size", "pad_token_id")
+"""What some types have no default for, though their models need it."""
 
 
 def config_of(name: str) -> PretrainedConfig:
@@ -45,7 +47,7 @@ def config_of(name: str) -> PretrainedConfig:
         return _read(str(folder), local_files_only=True)
     if name in TINY:
         row, config = TINY[name], AutoConfig.for_model(TINY[name].model_type)
-        needed = {key: row.settings[key] for key in ("vocab_size",) if getattr(config, key, 0) is None}
+        needed = {key: row.settings[key] for key in NEEDED if key in row.settings and getattr(config, key, 0) is None}
         return AutoConfig.for_model(row.model_type, **needed) if needed else config
     if name in transformers.CONFIG_MAPPING:
         return AutoConfig.for_model(name)

@@ -106,6 +106,7 @@ _BART = {
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
     "forced_eos_token_id": None,
+    "scale_embedding": True,
 }
 _SOUNDS = {
     "hidden_size": 32,
@@ -237,19 +238,39 @@ TINY: dict[str, Tiny] = {
     "deberta-v2": Tiny("deberta-v2", {**ENDS, **_RELATIVE}, "AutoModelForMaskedLM"),
     "deberta-v2-own": Tiny(
         "deberta-v2",
-        {**ENDS, **_RELATIVE, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 3},
+        {
+            **ENDS,
+            **_RELATIVE,
+            "share_att_key": False,
+            "norm_rel_ebd": "none",
+            "conv_kernel_size": 3,
+            "position_biased_input": True,
+            "type_vocab_size": 2,
+            "embedding_size": 24,
+        },
         "AutoModelForMaskedLM",
     ),
     "bart": Tiny("bart", _BART, "AutoModelForSeq2SeqLM"),
-    "mbart": Tiny("mbart", {**_BART, "scale_embedding": True}, "AutoModelForSeq2SeqLM"),
+    "mbart": Tiny("mbart", _BART, "AutoModelForSeq2SeqLM"),
     "esm": Tiny(
         "esm",
         {**ENDS, "position_embedding_type": "rotary", "token_dropout": True, "mask_token_id": 3},
         "AutoModelForMaskedLM",
     ),
+    "esm-normed": Tiny(
+        "esm",
+        {**ENDS, "position_embedding_type": "rotary", "emb_layer_norm_before": True, "mask_token_id": 3},
+        "AutoModelForMaskedLM",
+    ),
     "esm-learned": Tiny(
         "esm",
-        {**ENDS, "position_embedding_type": "absolute", "emb_layer_norm_before": True, "mask_token_id": 3},
+        {
+            **ENDS,
+            "position_embedding_type": "absolute",
+            "emb_layer_norm_before": True,
+            "token_dropout": True,
+            "mask_token_id": 3,
+        },
         "AutoModelForMaskedLM",
     ),
     "vit": Tiny("vit", IMAGES, "AutoModelForImageClassification"),

@@ -129,6 +129,8 @@ def signature(node: Any) -> Any:
         sized = [fields.heads, fields.kv_heads, fields.head_dim]
         sized += [fields.feed_forward] if any(block.ffn.experts is None for block in node.blocks) else []
         sized += [one.feed_forward for one in experts if one is not None]
+        own_fields = [stack.fields for stack in node.shape.stacks if stack.fields is not None]
+        sized += [name for each in own_fields for name in (each.heads, each.kv_heads, each.head_dim, each.feed_forward)]
         own |= {
             "lists": lists,
             "fixed_depth": fields.fixed_depth,

@@ -47,7 +47,7 @@ def _compared(body: Anatomy, attention: Attention, inputs: dict[str, Tensor], wh
         if weight is None:
             continue
         for silent, acts in ((same_side, True), (other_side, False)):
-            with replace_outputs(silent, at_tokens(torch.zeros_like)):
+            with replace_outputs(silent, torch.zeros_like):
                 plain = read_by(body, attention.output, inputs)
                 with replace_outputs(weight, lambda rows: 2 * rows):
                     change = difference(read_by(body, attention.output, inputs), plain)

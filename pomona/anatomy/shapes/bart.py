@@ -27,15 +27,15 @@ def _fields(name: str) -> Fields:
     return Fields(hidden_size="d_model", heads=f"{name}_attention_heads", feed_forward=f"{name}_ffn_dim", window=None)
 
 
-def _stack(name: str, block: BlockShape) -> StackShape:
+def _stack(name: str, block: BlockShape, final_norm: str | None = None) -> StackShape:
     return StackShape(
         name=name,
         blocks=f"{name}.layers",
         block=block,
         positions=f"{name}.embed_positions",
         first_position=2,
-        embedding_norm=f"{name}.layernorm_embedding?",
-        final_norm=f"{name}.layer_norm?",
+        embedding_norm=f"{name}.layernorm_embedding",
+        final_norm=final_norm,
         causal=name == "decoder",
         count=f"{name}_layers",
         fields=_fields("decoder") if name == "decoder" else None,
@@ -77,7 +77,7 @@ MBART = replace(
     name="mbart",
     model_types=("mbart",),
     stacks=(
-        _stack("encoder", replace(ENCODER, placement="pre")),
-        _stack("decoder", replace(DECODER, placement="pre")),
+        _stack("encoder", replace(ENCODER, placement="pre"), "encoder.layer_norm"),
+        _stack("decoder", replace(DECODER, placement="pre"), "decoder.layer_norm"),
     ),
 )

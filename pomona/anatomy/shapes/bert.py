@@ -27,6 +27,12 @@ STACK = StackShape(
     embedding_norm="embeddings.LayerNorm",
     causal="is_decoder",
 )
+HEAD = HeadShape(
+    path="cls.predictions.decoder",
+    transform="cls.predictions.transform",
+    transform_linear="cls.predictions.transform.dense",
+    transform_norm="cls.predictions.transform.LayerNorm",
+)
 POOLER = linear("pooler", "pooler.dense?", "pooled", "residual", per="sequence")
 DENSE = linear("classifier.dense", "classifier.dense?", "pooled", "residual", per="sequence")
 CLASSIFIERS = (
@@ -40,12 +46,7 @@ BERT = Shape(
     embedding="embeddings.word_embeddings",
     stacks=(STACK,),
     around=(POOLER, linear("next_sentence", "cls.seq_relationship?", "label", "pooled", per="sequence")),
-    head=HeadShape(
-        path="cls.predictions.decoder",
-        transform="cls.predictions.transform",
-        transform_linear="cls.predictions.transform.dense",
-        transform_norm="cls.predictions.transform.LayerNorm",
-    ),
+    head=HEAD,
     positions="learned",
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pomona.anatomy.declaration import AttentionShape
-from pomona.anatomy.shapes.bert import BERT, POOLER, STACK
+from pomona.anatomy.shapes.bert import BERT, HEAD, POOLER, STACK
 from pomona.anatomy.surroundings import layer_norm, linear, table
 
 DEBERTA_V2 = replace(
@@ -17,6 +17,7 @@ DEBERTA_V2 = replace(
     name="deberta-v2",
     model_types=("deberta-v2",),
     embedding_features="embedding|residual",
+    head=replace(HEAD, features="embedding|residual"),
     around=(
         linear("embedding_projection", "embeddings.embed_proj?", "residual", "embedding"),
         table("relative_positions", "encoder.rel_embeddings?", "distance"),
