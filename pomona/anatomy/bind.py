@@ -15,7 +15,7 @@ from pomona.anatomy.declaration import HeadShape, Shape, StackShape
 from pomona.anatomy.find import Finder, inputs_of, is_linear, outputs_of
 from pomona.anatomy.head import Head
 from pomona.anatomy.space import Axis, Space
-from pomona.anatomy.surroundings import OWN_TOKENS
+from pomona.anatomy.surroundings import MAPS, OWN_TOKENS
 from pomona.anatomy.weight import Norm, Weight
 
 
@@ -57,16 +57,17 @@ class Binder:
             vocab_size = self.find.size("vocabulary", "", int(self.find.field(shape.fields.vocabulary)))
             self.vocabulary = Space("vocabulary", vocab_size)
         known = [self.residual] if self.vocabulary is None else [self.residual, self.vocabulary]
-        if len(shape.stacks) == 1:
-            known.append(Space("block", int(self.find.field(shape.stacks[0].count))))
         self.surroundings = Surroundings(self.find, known)
 
     def bind(self) -> Bound:
-        around = self.surroundings.bind(self.shape.around)
+        around = self.surroundings.bind([part for part in self.shape.around if MAPS not in part.sides])
         own = sum(part.numel() for role, part in around.items() if isinstance(part, Weight) and role in OWN_TOKENS)
         self.own_tokens = own // self.residual.size
+        stacks = [self._stack(stack) for stack in self.shape.stacks]
+        self.surroundings.heads = [block.attention.heads for stack in stacks for block in stack.blocks]
+        around |= self.surroundings.bind([part for part in self.shape.around if MAPS in part.sides])
         return Bound(
-            stacks=[self._stack(stack) for stack in self.shape.stacks],
+            stacks=stacks,
             embedding=None
             if self.shape.embedding is None or self.vocabulary is None
             else self._table("embedding", self.shape.embedding, self.vocabulary),

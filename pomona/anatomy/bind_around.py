@@ -9,7 +9,7 @@ from torch import nn
 
 from pomona.anatomy.find import Finder, join
 from pomona.anatomy.space import Axis, Space
-from pomona.anatomy.surroundings import Part
+from pomona.anatomy.surroundings import MAPS, Part
 from pomona.anatomy.weight import Norm, Weight
 
 
@@ -18,11 +18,13 @@ class Surroundings:
 
     Attributes:
         spaces: the spaces of the model by name, as "residual" or "channel.0".
+        heads: those of each block in turn, as soon as they are known.
     """
 
     def __init__(self, find: Finder, spaces: Sequence[Space]) -> None:
         self.find = find
         self.spaces: dict[str, Space] = {space.name: space for space in spaces}
+        self.heads: list[Space] = []
 
     def bind(self, declared: Sequence[Part]) -> dict[str, Weight | Norm]:
         """The declared parts that the model has, by role.
@@ -39,6 +41,8 @@ class Surroundings:
         Args:
             stored: sizes of the tensor along it, kernel axes apart; names that are not known take theirs from it.
         """
+        if side == MAPS:
+            return Axis(tuple(self.heads), joined=True)
         names = [self._first(name) for name in side.split("*")]
         sizes = [self.spaces[name].size if name in self.spaces else None for name in names]
         if stored is not None and len(stored) == len(names):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,13 +44,13 @@ Changes = Mapping[Space, Change]
 
 def change_of(space: Space, changes: Changes) -> Change | None:
     """The change of a space: its own, or that of its parent, whose coordinates own equal runs of it; else None."""
-    if space in changes:
-        return changes[space]
-    if space.parent is None or space.parent not in changes:
-        return None
-    change, run = changes[space.parent], space.size // space.parent.size
-    source = (change.source[:, None] * run + torch.arange(run)).flatten()
-    return Change(source, None if change.factor is None else change.factor.repeat_interleave(run))
+    for owner in (space, space.parent):
+        if owner is not None and (change := changes.get(owner)) is not None:
+            source = space.following(owner, change.source)
+            assert source is not None
+            run = len(source) // len(change.source)
+            return Change(source, None if change.factor is None else change.factor.repeat_interleave(run))
+    return None
 
 
 def change_along(axis: Axis, changes: Changes) -> Change | None:
@@ -57,19 +58,20 @@ def change_along(axis: Axis, changes: Changes) -> Change | None:
     own = [change_of(space, changes) for space in axis.spaces]
     if not any(own):
         return None
-    kept = [torch.arange(s.size) if c is None else c.source for s, c in zip(axis.spaces, own, strict=True)]
-    grid = torch.arange(axis.size).view([space.size for space in axis.spaces])
-    for dim, source in enumerate(kept):
-        grid = grid.index_select(dim, source)
+    source = axis.gathered([None if change is None else change.source for change in own])
     if all(change is None or change.factor is None for change in own):
-        return Change(grid.flatten())
-    factor = torch.ones(1, dtype=torch.float64)
-    for change, source in zip(own, kept, strict=True):
-        part = (
-            torch.ones(len(source), dtype=torch.float64) if change is None or change.factor is None else change.factor
-        )
-        factor = torch.outer(factor, part.double()).flatten()
-    return Change(grid.flatten(), factor)
+        return Change(source)
+    factors = [_factor(space, change) for space, change in zip(axis.spaces, own, strict=True)]
+    if axis.joined:
+        return Change(source, torch.cat(factors))
+    return Change(source, reduce(lambda a, b: torch.outer(a, b).flatten(), factors))
+
+
+def _factor(space: Space, change: Change | None) -> Tensor:
+    """(new size,) float64: what readers of a space multiply it by."""
+    if change is None or change.factor is None:
+        return torch.ones(space.size if change is None else len(change.source), dtype=torch.float64)
+    return change.factor.double()
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,10 @@ def scales(old: Anatomy, new: Anatomy, changes: Changes) -> dict[Key, list[Scale
             axis = after.query_norm.gain.axes[0] if after.query_norm else after.query.axes[0]
             scale_norm(attention.query_norm, rows.repeat(axis.size // len(rows)))
         else:
-            for part in (attention.query, attention.query.bias):
-                scale(part, rows.repeat(after.num_heads))
+            # What is projected of relative positions meets keys as a query does.
+            for side in (attention.query, attention.position_query):
+                for part in () if side is None else side.weights():
+                    scale(part, rows.repeat(after.num_heads))
 
     change = changes.get(old.residual)
     embedding = _ratio(old.embedding_scale, new.embedding_scale)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pomona.anatomy import sizes as sizing
 from pomona.anatomy.architecture import build, follow_configs, follow_numbers, reread, restored_on_error, tower_of
 from pomona.anatomy.sizes import Sizes
+from pomona.anatomy.space import Axis
 from pomona.anatomy.weight import Weight
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
@@ -142,17 +143,24 @@ def _moved(sizes: Sizes, path: str, order: Sequence[int]) -> Sizes:
 def _select(weight: Weight, blocks: list[int]) -> None:
     """Let what holds numbers for every block hold those of `blocks`."""
     for dim, axis in enumerate(weight.axes):
-        for space in axis.spaces:
-            if space.name in ("block", "layer"):
-                # The first layer is what enters the first block.
-                order = blocks if space.name == "block" else [0, *(index + 1 for index in blocks)]
-                kept = weight.read().index_select(
-                    dim, axis.indices(space, torch.tensor(order, device=weight.parameter.device))
-                )
-                requires_grad = weight.parameter.requires_grad
-                setattr(weight.owner, weight.attribute, nn.Parameter(kept, requires_grad=requires_grad))
-                if isinstance(weight.owner, nn.Linear):
-                    weight.owner.in_features = kept.shape[-1]
+        order = _order_along(axis, blocks)
+        if order is not None:
+            kept = weight.read().index_select(dim, order.to(weight.parameter.device))
+            requires_grad = weight.parameter.requires_grad
+            setattr(weight.owner, weight.attribute, nn.Parameter(kept, requires_grad=requires_grad))
+            if isinstance(weight.owner, nn.Linear):
+                weight.owner.in_features = kept.shape[-1]
+
+
+def _order_along(axis: Axis, blocks: list[int]) -> Tensor | None:
+    """The coordinates along an axis that has some for each block, when the blocks are these; None for others."""
+    if axis.joined:
+        runs = torch.arange(axis.size).split([space.size for space in axis.spaces])
+        return torch.cat([runs[index] for index in blocks])
+    for space in axis.spaces:
+        if space.name == "layer":  # the first is what enters the first block
+            return axis.indices(space, torch.tensor([0, *(index + 1 for index in blocks)]))
+    return None
 
 
 def _copy(block: nn.Module) -> nn.Module:

@@ -8,7 +8,9 @@ projection. Two weights that name the same space must be permuted and cut togeth
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -38,8 +40,8 @@ class Space:
         name: residual, head, kv_head, head_dim (features that queries and keys compare), value_dim (features that
             values carry to the output projection), feed_forward, expert; outside of the blocks embedding, pooled,
             channel (all of these are interchangeable); vocabulary, position, token_type, bucket, distance,
-            label, pixel, tap, block, layer (the blocks and what enters the first) and others that are told apart from
-            outside.
+            label, pixel, tap, layer (what enters the first block and what each gives) and others that are told apart
+            from outside.
         size: number of coordinates.
         scope: the part of the model in which it lives: "" for all of it, else as "decoder.blocks.3.attention".
         parent: a coarser space whose coordinates own equal runs of this one: a key-value head owns its query heads.
@@ -50,23 +52,41 @@ class Space:
     scope: str = ""
     parent: Space | None = None
 
+    def following(self, space: Space, order: Tensor) -> Tensor | None:
+        """Its coordinates in their new order when `space`, itself or its parent, is put in `order`; else None."""
+        if self == space:
+            return order
+        if self.parent is None or self.parent != space:
+            return None
+        run = self.size // space.size
+        return (order[:, None] * run + torch.arange(run, device=order.device)).flatten()
+
     def __str__(self) -> str:
         return f"{self.name}[{self.size}]" + (f" of {self.scope}" if self.scope else "")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One side of a weight: a product of spaces, outermost first."""
+    """One side of a weight: a product of spaces, outermost first.
+
+    Args:
+        joined: the spaces lie one after another instead (a sum): the heads of all blocks, for one.
+    """
 
     spaces: tuple[Space, ...]
+    joined: bool = False
 
     @property
     def size(self) -> int:
-        return math.prod(space.size for space in self.spaces)
+        return self.size_with([space.size for space in self.spaces])
+
+    def size_with(self, sizes: Sequence[int]) -> int:
+        """Its size when those of its spaces are `sizes`."""
+        return sum(sizes) if self.joined else math.prod(sizes)
 
     @property
     def name(self) -> str:
-        return "*".join(space.name for space in self.spaces)
+        return ("+" if self.joined else "*").join(space.name for space in self.spaces)
 
     def has(self, space: Space) -> bool:
         """True when a permutation of `space` moves coordinates of this axis, directly or through a child space."""
@@ -81,31 +101,30 @@ class Axis:
         Returns:
             (new axis size,) int64, to be used with `index_select`.
         """
-        sizes, moved = self._split_at(space)
-        grid = torch.arange(self.size, device=order.device).view(sizes)
-        return grid.index_select(moved, order).flatten()
+        assert self.has(space), f"{space} is not on the axis {self.name}"
+        return self.gathered([own.following(space, order) for own in self.spaces])
 
     def owners(self, space: Space) -> Tensor:
-        """(axis size,) int64: to which coordinate of `space` each coordinate of this axis belongs."""
-        sizes, moved = self._split_at(space)
-        own = torch.arange(space.size).view([-1 if dim == moved else 1 for dim in range(len(sizes))])
-        return own.expand(sizes).flatten()
+        """(axis size,) int64: to which coordinate of `space` each coordinate of this axis, a product, belongs."""
+        assert self.has(space) and not self.joined, f"{space} does not divide the axis {self.name}"
+        place = next(place for place, own in enumerate(self.spaces) if space in (own, own.parent))
+        own, inner = self.spaces[place], math.prod(later.size for later in self.spaces[place + 1 :])
+        return torch.arange(self.size) // inner % own.size // (own.size // space.size)
 
-    def _split_at(self, space: Space) -> tuple[list[int], int]:
-        """The sizes of this axis with `space` among them, and its place there."""
-        sizes: list[int] = []
-        moved = -1
-        for own in self.spaces:
-            if own == space:
-                moved = len(sizes)
-                sizes.append(own.size)
-            elif own.parent is not None and own.parent == space:
-                moved = len(sizes)
-                sizes += [space.size, own.size // space.size]
-            else:
-                sizes.append(own.size)
-        assert moved >= 0, f"{space} is not on the axis {self.name}"
-        return sizes, moved
+    def gathered(self, kept: Sequence[Tensor | None]) -> Tensor:
+        """(new size,) int64: the coordinates of this axis when each space has these of its own; None: all, in order."""
+        device = next((indices.device for indices in kept if indices is not None), None)
+        own = [
+            torch.arange(space.size, device=device) if indices is None else indices
+            for space, indices in zip(self.spaces, kept, strict=True)
+        ]
+        if self.joined:
+            starts = accumulate((space.size for space in self.spaces[:-1]), initial=0)
+            return torch.cat([start + indices for start, indices in zip(starts, own, strict=True)])
+        grid = torch.arange(self.size, device=device).view([space.size for space in self.spaces])
+        for dim, indices in enumerate(own):
+            grid = grid.index_select(dim, indices)
+        return grid.flatten()
 
     def __str__(self) -> str:
         return self.name

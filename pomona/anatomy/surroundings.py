@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Per = Literal["token", "sequence"] | None
+MAPS = "maps"
+"""The side of what reads the attention maps of all heads: those of each block, one block after another."""
 OWN_TOKENS = ("class_token", "distillation_token", "register_tokens")
 """Roles of vectors that the stem puts before what it makes of the input, one position each."""
 
@@ -20,8 +22,9 @@ class Part:
     """A module with a weight (and a bias), or a single parameter, outside of the blocks.
 
     Sides are named by their spaces: "residual"; "a*b" for a product, outermost first; "a|b" for the first of them that
-    the model has. What follows a dot tells spaces of one name apart, as "channel.0". A name that no part had before is
-    a new space with the size that the tensor has, so parts are listed in the order of the computation.
+    the model has; "maps" for the heads of all blocks. What follows a dot tells spaces of one name apart, as
+    "channel.0". A name that no part had before is a new space with the size that the tensor has, so parts are listed in
+    the order of the computation.
 
     In a path, "a|b" is the first that exists, a trailing "?" allows for none, and "*" stands for every index of a list:
     names of spaces may then hold "{i}" for the index and "{before}" for the one before it; "a.last" is the last of all.

@@ -89,7 +89,11 @@ def _parts(body: Anatomy) -> dict[tuple[str, str], Weight]:
 
 
 def _spaces(weight: Weight) -> list[tuple[str, int]]:
-    return [(space.name, space.size) for axis in weight.axes for space in axis.spaces]
+    sides = [
+        [(axis.spaces[0].name, axis.size)] if axis.joined else [(s.name, s.size) for s in axis.spaces]
+        for axis in weight.axes
+    ]
+    return [each for side in sides for each in side]
 
 
 def _unseen(base: Anatomy, other: Anatomy) -> Iterator[str]:

@@ -56,8 +56,8 @@ def readers(body: Anatomy, space: Space) -> list[Reader]:
     """The maps whose inputs are units of a space, those of experts singly."""
     found = []
     for weight, dim in body.members(space):
-        if weight.kind != "linear" or dim != 1:
-            continue
+        if weight.kind != "linear" or dim != 1 or weight.axes[1].joined:
+            continue  # what joins heads reads their maps, in a pass of its own
         units = weight.axes[1].owners(space)
         if not weight.routed:
             found.append(Reader(weight, units))

@@ -1,8 +1,4 @@
-"""Protein encoder with LayerNorm before each part; positions rotary or learned.
-
-The contact head reads the attention maps of all heads of all blocks in order. It follows when blocks change places, not
-when the heads of a block do.
-"""
+"""Protein encoder with LayerNorm before each part; positions rotary or learned. A head for contacts reads all maps."""
 
 from __future__ import annotations
 
@@ -39,7 +35,7 @@ ESM = Shape(
             causal=False,
         ),
     ),
-    around=(POOLER, DENSE, linear("contacts", "contact_head.regression?", "label", "block*map", per=None)),
+    around=(POOLER, DENSE, linear("contacts", "contact_head.regression?", "label", "maps", per=None)),
     head=replace(LM_HEAD, bias="lm_head.bias"),
     classifiers=CLASSIFIERS,
     positions="rotary",
