@@ -17,12 +17,15 @@ ASPECTS = {
         *("causal", "bidirectional", "cross_attention", "grouped_query"),
         *("query_key_norm", "sliding_window", "softcap"),
     ),
-    "positions": ("rotary", "learned_positions", "relative_bias"),
+    "positions": ("rotary", "learned_positions", "relative_bias", "disentangled"),
     "head": ("tied_head", "untied_head", "linear_head", "classifier"),
     "storage": ("fused_projections", "linear_bias"),
 }
 """Columns of the table of capabilities; what is named nowhere here stands under "further"."""
-FOLLOWS = {"head", "single_stack", "dense_ffn", "token_embedding", "blockwise", "free_residual", "residual_stream"}
+FOLLOWS = {
+    *("head", "single_stack", "dense_ffn", "token_embedding", "blockwise", "free_residual", "residual_stream"),
+    "separate_heads",
+}
 """What most models have; only its absence is told."""
 INTRODUCTION = """\
 # Families

@@ -21,11 +21,16 @@ from torch import Tensor, nn
 
 from pomona.anatomy import sizes as sizing
 from pomona.anatomy.architecture import build, require_as_built, reread, restored_on_error, tower_of, transplant_
+from pomona.anatomy.edit_refusals import (
+    require_groups,
+    require_runs,
+    require_same_parts,
+    require_separate_heads,
+    require_unseen_alike,
+)
 from pomona.anatomy.fields import expressed
 from pomona.anatomy.following import Change, change_along, change_of, scales, values_after
-from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.permute import hindrance
-from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.sizes import Sizes
 from pomona.anatomy.space import Space
 from pomona.anatomy.weight import Weight
@@ -153,7 +158,7 @@ class Edit:
         generation = getattr(model, "generation_config", None)
         tokens = self._tokens(generation)
         parameters = self._filled(prepared.new)
-        _require_runs(prepared.new)
+        require_runs(prepared.new)
         with restored_on_error(model):
             transplant_(model, prepared.old, prepared.new.model, parameters)
             body.refresh()
@@ -188,7 +193,9 @@ class Edit:
                 found=_shown(wrong) if len(wrong) else "none",
             )
         if space.parent is not None:
-            self._require_groups(space, space.parent, source)
+            require_groups(space, space.parent, source)
+        if space.name in ("head", "kv_head"):
+            require_separate_heads(self._body, space, source)
         related = [space, space.parent, *(other for other in self._body.spaces() if other.parent == space)]
         taken = next((other for other in related if other in self._changes), None)
         if taken is not None:
@@ -200,19 +207,6 @@ class Edit:
         self._changes[space] = change
         self._prepared = None
 
-    def _require_groups(self, space: Space, parent: Space, source: Tensor) -> None:
-        """Every coordinate of the parent keeps an equal run of `space`, in its place."""
-        old, new = space.size // parent.size, len(source) // parent.size
-        owners = torch.arange(parent.size).repeat_interleave(max(new, 1))
-        if len(source) % parent.size or not torch.equal(source // old, owners):
-            counts = torch.bincount(source // old, minlength=parent.size).tolist()
-            raise ConfigError(
-                f"the coordinates of {space} do not stay in equal groups",
-                needs=f"as many for each of {parent}, in their order",
-                found=f"{counts} of {old} each",
-                do=f"choose the same number in each group, or change {parent.name} instead",
-            )
-
     def _prepare(self) -> _Prepared:
         if self._prepared is not None:
             return self._prepared
@@ -223,7 +217,8 @@ class Edit:
         require_as_built(body.model, old)
         wanted = self._wanted()
         new, fields = expressed(body, wanted, self._tokens(body.config))
-        self._require_unseen_alike(new)
+        require_unseen_alike(body, new)
+        require_same_parts(body, new, self._changes)
         changes = {space: len(change.source) for space, change in self._changes.items()}
         for space in body.spaces():
             if space.parent in changes:
@@ -263,18 +258,6 @@ class Edit:
                 )
         return wanted
 
-    def _require_unseen_alike(self, new: Anatomy) -> None:
-        """Refuse to change a size on which a parameter hangs that the anatomy does not see."""
-        for name in (*self._body.unseen, *self._body.elsewhere):
-            before, after = self._body.model.get_parameter(name), new.model.get_parameter(name)
-            if before.shape != after.shape:
-                raise UnsupportedModel(
-                    f"{type(self._body.model).__name__} cannot be edited so (nothing was changed)",
-                    needs="weights whose axes are known wherever the size matters",
-                    found=f"{name}, which the declaration of its shape does not cover",
-                    do="load the model without that head, or declare the part",
-                )
-
     def _tokens(self, config: Any) -> dict[str, Any]:
         """The ids of special tokens in a configuration, as they are after the vocabulary has changed."""
         vocabulary = self._body.vocabulary
@@ -303,15 +286,6 @@ class Edit:
         """The parameters of the edited model by name; `new` gets them too. Those that nothing touches stay the same."""
         body, model = self._body, self._body.model
         scaled = scales(body, new, self._changes)
-        roles = [[part.role for part in each.parts()] for each in (body, new)]
-        if roles[0] != roles[1]:
-            raise UnsupportedModel(
-                f"the sizes of {type(model).__name__} cannot change so (nothing was changed)",
-                needs="the same parts at the new sizes",
-                found=f"{len(roles[1])} parts instead of {len(roles[0])}: the configuration asks for others, such as a "
-                "projection of embeddings that are narrower than the blocks",
-                do="leave this space as it is",
-            )
         pairs = list(zip(body.parts(), new.parts(), strict=True))
         touched = {
             id(old.parameter)
@@ -342,28 +316,6 @@ class Edit:
                 given = self._written.get(old.key)
                 fresh.write_(values_after(old, self._changes, scaled) if given is None else given)
         return parameters
-
-
-def _require_runs(body: Anatomy) -> None:
-    """Run the edited model on a few tokens."""
-    device = next(body.model.parameters()).device
-    if device.type == "meta":
-        return
-    body.model.to(device)
-    inputs = {name: value.to(device) for name, value in example_inputs(body, batch=1, tokens=4).items()}
-    try:
-        outputs = outputs_of(body, inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise UnsupportedModel(
-            f"{type(body.model).__name__} does not run with these sizes (nothing was changed)",
-            found=" ".join(str(error).split())[:300],
-            do="choose other sizes",
-        ) from error
-    if not bool(outputs.isfinite().all()):
-        raise UnsupportedModel(
-            f"{type(body.model).__name__} gives numbers that are not finite after this edit (nothing was changed)",
-            do="check the values that were written and the factors",
-        )
 
 
 def _int64(values: Sequence[int] | Tensor) -> Tensor:
