@@ -208,7 +208,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _follow_config(config: PretrainedConfig, before: PretrainedConfig, after: PretrainedConfig) -> None:
     """Set the fields of `config` in which `after` differs from `before`, also in its parts."""
     old, new = before.to_dict(), after.to_dict()
-    for name in {*old, *new}:
+    # Properties come last: setting them is checked against the plain fields.
+    for name in sorted({*old, *new}, key=lambda name: (isinstance(getattr(type(config), name, None), property), name)):
         if name in config.sub_configs and getattr(config, name) is not None:
             _follow_config(getattr(config, name), getattr(before, name), getattr(after, name))
         elif name not in new:

@@ -192,9 +192,10 @@ class Anatomy:
 
     @property
     def head_norm(self) -> Norm | None:
-        """Norm whose outputs the head reads, or None."""
+        """Norm whose outputs the head reads, or None. After post-norm blocks it is that of the last feed-forward."""
         norm = None if self._head is None else self._head.norm
-        return norm or self.final_norm
+        last = self.blocks[-1]
+        return norm or self.final_norm or (last.norm_ffn if last.placement == "post" else None)
 
     @property
     def head_scales(self) -> tuple[float, float]:

@@ -143,9 +143,10 @@ def apply_(body: Anatomy, sizes: Sizes) -> None:
     setattr(body.config, RECORD, record_of(body, sizes))
     body.refresh()
     for attention, scaling in zip(body.attentions(), scalings, strict=True):
-        own = vars(attention.module).get("scaling")
-        if isinstance(own, float) and math.isclose(own, scaling):
-            vars(attention.module)["scaling"] = attention.scaling
+        numbers = vars(attention.module)
+        for name in SCALING_NUMBERS:
+            if isinstance(numbers.get(name), float) and math.isclose(numbers[name], scaling):
+                numbers[name] = attention.scaling
 
 
 def size_of(space: Space, sizes: Sizes) -> int:
@@ -155,7 +156,7 @@ def size_of(space: Space, sizes: Sizes) -> int:
 
 def axis_size(axis: Axis, sizes: Sizes) -> int:
     """The size of an axis in `sizes`."""
-    return math.prod(size_of(space, sizes) for space in axis.spaces)
+    return axis.size_with([size_of(space, sizes) for space in axis.spaces])
 
 
 def stored_shapes(body: Anatomy, sizes: Sizes) -> dict[int, tuple[int, ...]]:
@@ -172,6 +173,8 @@ def _stored_shape(views: list[Weight], sizes: Sizes) -> tuple[int, ...]:
     """The shape of a parameter whose parts are `views`."""
     first = views[0]
     stored = tuple(first.parameter.shape)
+    if not first.axes:  # a single number
+        return stored
     if first.folded:
         return _folded_shape(first, stored, sizes)
     rows = sum(axis_size(view.axes[0], sizes) - view.axes[0].size for view in views)
@@ -217,6 +220,8 @@ def heads_agree(body: Anatomy) -> bool:
 
 
 HEAD_DIM_NUMBERS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
+SCALING_NUMBERS = ("scaling", "scale")
+"""Names under which attention modules keep the factor of the scores."""
 RESIDUAL_NUMBERS = ("hidden_size", "hidden_dim", "embed_dim", "d_model", "model_dim")
 """Names under which modules of transformers keep the size of the residual stream."""
 
