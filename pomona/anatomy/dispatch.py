@@ -10,7 +10,7 @@ kernel that can do what they asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from types import TracebackType
@@ -143,8 +143,8 @@ class modify_attention:
     def __enter__(self) -> Self:
         model = self.body.model
         shared = _ON_MODEL.get(model)
-        refuse_conflicts([*(shared.modifiers() if shared else ()), *self.modifiers])
         self._places = places_of(self.body)
+        refuse_conflicts([*(shared.modifiers_at(self._places) if shared else ()), *self.modifiers])
         if shared is None:
             suspend_kernel(model, NAME)
             shared = _ON_MODEL[model] = _Shared(model)
@@ -216,8 +216,9 @@ class _Shared:
     _dispatched: dict[nn.Module, bool] = field(default_factory=dict)
     _handles: list[RemovableHandle] = field(default_factory=list)
 
-    def modifiers(self) -> list[Modifier]:
-        return [modifier for context in self.contexts for modifier in context.modifiers]
+    def modifiers_at(self, places: Mapping[nn.Module, object]) -> list[Modifier]:
+        """Those that act in the same tower."""
+        return [m for context in self.contexts if context._places.keys() & places.keys() for m in context.modifiers]
 
     def attach(self, places: dict[nn.Module, tuple[Place, Attention]]) -> None:
         for module in places.keys() - self._places.keys():
