@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pomona.anatomy import Block, Weight, of
+from pomona.anatomy import Block, Weight, towers
 from pomona.anatomy.registry import shape_of
 from pomona.anatomy.tiny import TINY, VOCABULARY, tiny_model
 
@@ -25,11 +25,18 @@ Not among them: maps that are called twice in one forward pass, once for tokens 
 """
 SINGLE = [name for name in MODELS if TINY[name].auto != "AutoModelForSeq2SeqLM"]
 CAUSAL = [name for name in SINGLE if TINY[name].auto == "AutoModelForCausalLM"]
+TOWERS = [*(name for name in TINY if name != "clip"), "clip/clip-text", "clip/clip-vision"]
+"""Every tiny model; of one with several towers each, as name/shape."""
 
 
 def make(name: str, **changes: Any) -> Any:
-    """`tiny_model`."""
-    return tiny_model(name, **changes)
+    """`tiny_model`, also for a name of `TOWERS`."""
+    return tiny_model(name.partition("/")[0], **changes)
+
+
+def shape_in(name: str) -> str | None:
+    """The shape that a name of `TOWERS` means; None: the only one."""
+    return name.partition("/")[2] or None
 
 
 def modular(block: Block) -> list[Weight]:
@@ -51,7 +58,7 @@ def assert_same_model(loaded: Any, model: Any, outputs: Tensor, expected: Tensor
     computes with grouped products in a loaded model, and one by one in a model made from its configuration."""
     theirs, ours = loaded.state_dict(), model.state_dict()
     assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
-    if "experts" in of(model).capabilities:
+    if any("experts" in body.capabilities for body in towers(model).values()):
         torch.testing.assert_close(outputs, expected)
     else:
         assert torch.equal(outputs, expected)

@@ -22,10 +22,11 @@ from transformers import (
 )
 from transformers.masking_utils import eager_mask
 
-from pomona.anatomy import Modifier, Place, modify_attention, of, tap_inputs, tap_outputs, use_attention
+from pomona.anatomy import Modifier, Place, modify_attention, of, tap_inputs, tap_outputs, towers, use_attention
 from pomona.anatomy.attention import EXPLICIT
 from pomona.anatomy.attention_call import ALONE, MEANING, AttentionCall, Effect, call_of
 from pomona.anatomy.dispatch import _BY_MODULE, _ON_MODEL, KERNELS, NAME, compute
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.modifiers import (
     AttentionMaps,
     Bidirectional,
@@ -514,3 +515,30 @@ def test_nothing_is_left_on_the_model() -> None:
     del model, modifier
     gc.collect()
     assert all(reference() is None for reference in references)
+
+
+def test_towers_of_one_model_are_apart() -> None:
+    """Breaks when modifiers of one tower act in the other, are refused for its sake, or find no places there."""
+    model = make("clip")
+    text, image = (towers(model)[name] for name in ("clip-text", "clip-vision"))
+    inputs = example_inputs(text)
+    maps, others = [AttentionMaps(), Bidirectional()], [AttentionMaps(), Lifted()]
+    plain = model(**inputs)
+    with torch.no_grad(), modify_attention(text, maps), modify_attention(image, others):
+        changed = model(**inputs)
+        with pytest.raises(ConfigError, match="Lifted and Bidirectional cannot be combined"):
+            modify_attention(image, [Bidirectional()]).__enter__()
+    shapes = [{m.shape[1:] for seen in each[0].maps.values() for m in seen} for each in (maps, others)]
+    assert shapes == [{(HEADS, 12, 12)}, {(HEADS, 17, 17)}]
+    torch.testing.assert_close(changed.image_embeds, plain.image_embeds)
+    assert not torch.allclose(changed.text_embeds, plain.text_embeds)
+    assert not _BY_MODULE and not _ON_MODEL
+
+
+class Lifted(Modifier):
+    """Sees everything, as image encoders do anyway."""
+
+    effects: ClassVar[frozenset[Effect]] = frozenset({"mask"})
+
+    def modify(self, call: AttentionCall) -> None:
+        call.replace_mask(None)

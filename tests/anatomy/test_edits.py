@@ -12,27 +12,26 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from pomona.anatomy import Anatomy, Attention, Edit, Space, of, verify
+from pomona.anatomy import Anatomy, Attention, Edit, Space, of, permute_, verify
 from pomona.anatomy.architecture import build
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import difference
 from pomona.anatomy.probes.lab import enlarged_copy, outputs_of
-from pomona.anatomy.tiny import TINY, tiny_model
 from pomona.anatomy.weight import Weight
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
-from .conftest import inputs_of, make
+from .conftest import TOWERS, inputs_of, make, shape_in
 
 EXACT = 1e-9
 """Largest relative difference in float64; norms that compute in float32 see the same numbers on both sides."""
 ROUNDED = 1e-5
-"""The same where norms in float32 see numbers of another size."""
+"""The same where norms in float32 see numbers of another size, or scores are divided by a root in float32."""
 Chosen = dict[Space, list[int]]
 
 
 def body_of(name: str) -> Anatomy:
     """A float64 model with large weights."""
-    return enlarged_copy(tiny_model(name))
+    return enlarged_copy(make(name), shape_in(name))
 
 
 def some(space: Space, seed: int = 0, share: float = 0.6) -> list[int]:
@@ -95,14 +94,14 @@ def cut_(body: Anatomy, chosen: Chosen) -> None:
 
 
 @pytest.mark.parametrize("cut", list(CUTS))
-@pytest.mark.parametrize("name", list(TINY))
+@pytest.mark.parametrize("name", TOWERS)
 def test_cut_equals_masked(name: str, cut: str) -> None:
     """Breaks when a weight of the group is not cut, is cut elsewhere, or a module keeps an old size."""
     body = body_of(name)
     chosen = CUTS[cut](body)
     if not chosen:
         return  # a model without such a space
-    masked = of(copy.deepcopy(body.model))
+    masked = of(copy.deepcopy(body.model), body.shape)
     mask_(masked, chosen)
     inputs = example_inputs(body)
     expected = outputs_of(masked, inputs)
@@ -126,37 +125,68 @@ def within_blocks(body: Anatomy) -> Chosen:
     return found | {space: copies(space) for a in free for space in (a.head_dim, a.value_dim)}
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "opt"])
+ONE_WIDTH = {
+    **dict.fromkeys(("opt", "electra-square"), "projection of embeddings that are narrower than the blocks"),
+    **dict.fromkeys(("videomae", "videomae-first"), "sinusoids of each position"),
+    **dict.fromkeys(("wav2vec2", "wav2vec2-stable", "hubert"), "a grouped convolution"),
+}
+"""Models whose hidden states cannot get copies, and why: no configuration of theirs computes the same."""
+
+
+@pytest.mark.parametrize("name", TOWERS)
 def test_copies_keep_the_function(name: str) -> None:
-    """Breaks when a reader is not scaled, a tied head is scaled with the embedding, or a factor follows a size."""
+    """Breaks when a reader is not scaled, a tied head is scaled with the embedding, a factor follows a size, or when a
+    size that asks for another computation is not refused."""
     body = body_of(name)
     inputs = example_inputs(body)
     expected = outputs_of(body, inputs)
-    for choose in (within_blocks, lambda body: {body.residual: copies(body.residual)}):
-        with body.edit() as edit:
-            for space, source in choose(body).items():
-                edit.expand(space, source)
-        exact = choose is within_blocks and apart(body) == list(body.attentions())
-        assert difference(outputs_of(body, inputs), expected) < (EXACT if exact else ROUNDED)
-    assert body.hidden_size == 64
+    in_double = apart(body) == body.attentions() and not any(a.position_kinds for a in body.attentions())
+    expand_(body, within_blocks(body))
+    assert difference(outputs_of(body, inputs), expected) < (EXACT if in_double else ROUNDED)
+    if name in ONE_WIDTH:
+        before = outputs_of(body, inputs)
+        with pytest.raises(UnsupportedModel, match=rf"nothing was changed(.|\n)*{ONE_WIDTH[name]}"):
+            expand_(body, {body.residual: copies(body.residual)})
+        assert torch.equal(outputs_of(body, inputs), before)
+        return
+    expand_(body, {body.residual: copies(body.residual)})
+    found = outputs_of(body, inputs)
+    hidden_twice = expected if found.shape == expected.shape else torch.cat([expected, expected], -1)
+    assert difference(found, hidden_twice) < ROUNDED
+    assert body.hidden_size == 2 * of(make(name), shape_in(name)).hidden_size
 
 
-def test_a_size_that_asks_for_other_parts_is_refused() -> None:
-    """Breaks when embeddings that stay narrow beside wider blocks get no projection, and the edit goes on."""
-    body = body_of("opt")
-    inputs = example_inputs(body)
-    expected = outputs_of(body, inputs)
-    with pytest.raises(UnsupportedModel, match="nothing was changed"), body.edit() as edit:
-        edit.expand(body.residual, copies(body.residual))
-    assert torch.equal(outputs_of(body, inputs), expected)
+def expand_(body: Anatomy, chosen: Chosen) -> None:
+    with body.edit() as edit:
+        for space, source in chosen.items():
+            edit.expand(space, source)
 
 
-@pytest.mark.parametrize("name", list(TINY))
+@torch.no_grad()
+def test_what_reads_all_maps_follows_heads_and_blocks() -> None:
+    """Breaks when a head on the attention maps keeps the columns of heads that are gone, copied or elsewhere."""
+    body = body_of("esm")
+    body.model.set_attn_implementation("eager")
+    given = torch.arange(4, 16)[None], torch.ones(1, 12, dtype=torch.int64)
+    expected = body.model.predict_contacts(*given)
+    contacts = body.around["contacts"]
+    assert isinstance(contacts, Weight) and contacts.axes[1].name == "head+head+head"
+    expand_(body, heads := {a.heads: copies(a.heads) for a in body.attentions()})
+    assert len(heads) == 3 and body.around["contacts"].shape == (1, 24)  # type: ignore[union-attr]
+    permute_(body, body.blocks[1].attention.heads, torch.arange(8).flip(0))
+    torch.testing.assert_close(body.model.predict_contacts(*given), expected)
+    body.restack_([0, 2])
+    assert body.around["contacts"].shape == (1, 16)  # type: ignore[union-attr]
+    cut_(body, {a.heads: [0, 1, 5] for a in body.attentions()})
+    assert body.model.predict_contacts(*given).isfinite().all()
+
+
+@pytest.mark.parametrize("name", TOWERS)
 def test_the_edited_model_is_what_its_configuration_builds(name: str) -> None:
     """Breaks when a number in a module, a buffer or a field differs from what a loaded folder would have."""
     for cut in ("alike", "varied"):
         model = make(name)
-        body = of(model)
+        body = of(model, shape_in(name))
         plan = planned(body, CUTS[cut](body))
         cut_(body, CUTS[cut](body))
         assert body.parameter_count() == plan.parameters_after
@@ -245,7 +275,7 @@ STEPS = [
     "pomona.anatomy.edits.expressed",
     "pomona.anatomy.edits.scales",
     "pomona.anatomy.edits.values_after",
-    "pomona.anatomy.edits._require_runs",
+    "pomona.anatomy.edits.require_runs",
     "pomona.anatomy.edits.transplant_",
     "pomona.anatomy.architecture._follow_config",
     "pomona.anatomy.body.Anatomy.refresh",
@@ -437,6 +467,20 @@ def test_groups_stay_equal(body: Anatomy) -> None:
     for kept in ([0, 1, 2], [0, 1], [0]):
         with pytest.raises(ConfigError, match=r"equal groups(.|\n)*of kv_head|as many for each"), body.edit() as edit:
             edit.keep(query, kept)
+
+
+def test_heads_that_a_norm_takes_together() -> None:
+    """Breaks when a head is cut although the others would be computed otherwise without it."""
+    olmo2, qwen3 = of(make("olmo2")), of(make("qwen3"))
+    assert "separate_heads" in qwen3.capabilities and "separate_heads" not in olmo2.capabilities
+    for name in ("heads", "kv_heads"):
+        space = getattr(olmo2.blocks[0].attention, name)
+        kept = [0, 2] if name == "heads" else [1]
+        for change in (Edit(olmo2).keep, Edit(olmo2).expand):
+            with pytest.raises(UnsupportedModel, match=r"separate_heads(.|\n)*mean over all heads"):
+                change(space, kept)
+    with olmo2.edit() as edit:
+        edit.keep(olmo2.blocks[0].ffn.features, [0, 1])
 
 
 def test_contradictions(body: Anatomy) -> None:

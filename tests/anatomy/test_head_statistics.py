@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pomona.anatomy import Place, modify_attention, of
 from pomona.anatomy.head_statistics import HeadStatistics, head_statistics
+from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.modifiers import SparseMask, own
 from pomona.ground.errors import ConfigError
 
@@ -58,7 +59,7 @@ def test_figures_equal_those_of_eager_maps(attending_model: Any, monkeypatch: py
     model = attending_model.double()
     batches = [inputs_of(model, 2, 12, 1), inputs_of(model, 3, 9, 2)]
     batches[0]["attention_mask"] = torch.ones(2, 12, dtype=torch.int64)
-    batches[0]["attention_mask"][0, 7:] = 0
+    batches[0]["attention_mask"][0, 8:] = 0
     model.train()
     found = head_statistics(model, batches)
     assert model.training
@@ -74,6 +75,30 @@ def test_figures_equal_those_of_eager_maps(attending_model: Any, monkeypatch: py
         for name in ("entropy", "first", "largest", *(() if place.cross else ("distance",))):
             torch.testing.assert_close(getattr(figures, name), wanted[name], rtol=1e-5, atol=1e-6)
         assert (figures.distance is None) == place.cross
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "audio-spectrogram-transformer", "videomae", "wav2vec2", "bart"])
+def test_figures_of_other_inputs(name: str) -> None:
+    """Breaks when queries of models that take no token ids are not found or counted."""
+    model = make(name)
+    inputs = example_inputs(of(model))
+    for place, figures in head_statistics(model, [inputs]).items():
+        map_ = maps_of(model, inputs)[place]
+        wanted = by_hand([map_], [torch.ones(map_.shape[0], map_.shape[2], dtype=torch.bool)])
+        for figure in ("entropy", "first", "largest"):
+            torch.testing.assert_close(getattr(figures, figure), wanted[figure], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_that_sees_nothing_is_not_felt() -> None:
+    """Breaks when what padding gets, far from every token that it could see, is not finite and reaches the tokens."""
+    model = make("modernbert")
+    inputs = inputs_of(model, 1, 12)
+    assert of(model).blocks[1].attention.window == 9
+    padded = {**inputs, "attention_mask": (torch.arange(12) < 5).long()[None]}
+    found = head_statistics(model, [padded])
+    for place, wanted in head_statistics(model, [{"input_ids": inputs["input_ids"][:, :5]}]).items():
+        for name in ("entropy", "first", "largest", "distance"):
+            torch.testing.assert_close(getattr(found[place], name), getattr(wanted, name), rtol=1e-4, atol=1e-5)
 
 
 def test_known_answers() -> None:

@@ -10,10 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from pomona.anatomy import load, of
+from pomona.anatomy.inputs import example_inputs
+from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.taps import hidden_of
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
-from .conftest import assert_same_model, inputs_of, make
+from .conftest import MODELS, TOWERS, assert_same_model, inputs_of, make, shape_in
 
 ORDER = [0, 1, 1, 2, 0]
 
@@ -70,8 +72,31 @@ def test_configuration_follows(movable_model: Any, tmp_path: Any) -> None:
     movable_model.save_pretrained(tmp_path)
     auto = AutoModelForCausalLM if "causal" in body.capabilities else AutoModelForMaskedLM
     loaded = auto.from_pretrained(tmp_path).eval()
-    assert_same_model(loaded, single_model, loaded(**inputs).logits, expected)
+    assert_same_model(loaded, movable_model, loaded(**inputs).logits, expected)
     assert of(loaded).parameter_count() == body.parameter_count()
+
+
+BY_PLACE = {"gpt2-by-depth": "depends on its index", "qwen3_moe": "depends on its index"}
+"""Models whose blocks are made by their places, and the refusal."""
+
+
+@pytest.mark.parametrize("name", [name for name in TOWERS if name not in MODELS])
+def test_every_tower_can_be_deepened(name: str, tmp_path: Any) -> None:
+    """Breaks when a stem, a field of one tower or a list of stages does not follow, so that the folder is another
+    model; or when a model whose blocks hang on their places is not refused."""
+    body = of(make(name), shape_in(name))
+    stack, inputs = body.stacks[0], example_inputs(body)
+    order = [*range(len(stack.blocks)), len(stack.blocks) - 1]
+    if name in BY_PLACE:
+        with pytest.raises(UnsupportedModel, match=BY_PLACE[name]):
+            body.restack_([0, 0, 1])
+        return
+    body.restack_(order, stack.name)
+    assert [block.index for block in body.stacks[0].blocks] == list(range(len(order)))
+    body.model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    expected = outputs_of(body, inputs)
+    assert_same_model(loaded, body.model, outputs_of(of(loaded, body.shape), inputs), expected)
 
 
 def test_cache_indices_follow(causal_model: Any) -> None:

@@ -72,7 +72,12 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def view_of(model: Any) -> anatomy.Anatomy:
+    """The anatomy of a model; of several towers, the first."""
+    return next(iter(anatomy.towers(model).values()))
+
+
 def outputs_of(model: Any) -> Tensor:
     """What a model computes from some inputs: logits, or hidden states without a head."""
-    body = anatomy.of(model)
+    body = view_of(model)
     return lab.outputs_of(body, example_inputs(body))

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pomona import anatomy
 from pomona.merging import MergeConfig, merge
 from tests.conformance import check_card, check_listed, methods_of, slug_of
-from tests.merging.models import FAMILIES, base_of, equal, expert_of, frozen, outputs_of, state_of
+from tests.merging.models import FAMILIES, base_of, equal, expert_of, frozen, outputs_of, state_of, view_of
 
 METHODS: list[Any] = methods_of("merging")
 every_method = pytest.mark.parametrize("method", METHODS, ids=slug_of)
@@ -44,7 +43,7 @@ def test_merges_every_shape(method: type[MergeConfig], family: str) -> None:
     before = [state_of(model) for model in (base, *experts)]
     merged = merge(base, experts, method())
     assert all(equal(state_of(model), state) for model, state in zip((base, *experts), before, strict=True))
-    assert type(merged) is type(base) and anatomy.of(merged).ties == anatomy.of(base).ties
+    assert type(merged) is type(base) and view_of(merged).ties == view_of(base).ties
     pointers = {value.data_ptr() for model in (base, *experts) for value in model.state_dict().values()}
     assert not pointers & {value.data_ptr() for value in merged.state_dict().values()}
     state = state_of(merged)

@@ -18,13 +18,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 
-from pomona import anatomy
 from pomona.ground.errors import ConfigError, DamagedArtefact, DataError, UnsafeFile, UnsupportedModel
 from pomona.ground.files import read_json, read_manifest, write_manifest
 from pomona.ground.quiet import without_bars
 from pomona.merging import folders, merge, merge_folders
 from pomona.merging.shards import INDEX, SINGLE, Weights
-from tests.merging.models import FAMILIES, base_of, equal, expert_of, outputs_of, state_of
+from tests.merging.models import FAMILIES, base_of, equal, expert_of, outputs_of, state_of, view_of
 
 SHARD = "30KB"
 
@@ -71,8 +70,8 @@ def test_streaming_equals_in_memory(family: str, tmp_path: Path) -> None:
     assert equal(tensors_of(tmp_path / "out"), merge(states[0], states[1:], "breadcrumbs", density=0.5))
     assert report.parameters == sum(value.numel() for value in states[0].values())
     loaded = type(base).from_pretrained(tmp_path / "out").eval()
-    assert outputs_of(loaded).isfinite().all() and anatomy.of(loaded).ties == anatomy.of(base).ties
-    names = {name for group in anatomy.of(base).ties for name in group} | set(states[0])
+    assert outputs_of(loaded).isfinite().all() and view_of(loaded).ties == view_of(base).ties
+    names = {name for group in view_of(base).ties for name in group} | set(states[0])
     if set(state_of(base)) <= names:  # stored as the model holds it
         assert equal(state_of(loaded), state_of(merge(base, experts, "breadcrumbs", density=0.5)))
     assert read_json(tmp_path / "out" / INDEX)["weight_map"] == read_json(paths[0] / INDEX)["weight_map"]
