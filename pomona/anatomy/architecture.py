@@ -98,10 +98,9 @@ def reread(config: PretrainedConfig, changes: Mapping[str, Any], tower: str | No
     values = config.to_dict()
     own, part = (config, values) if tower is None else (getattr(config, tower), values[tower])
     part.update({own.attribute_map.get(name, name): value for name, value in changes.items()})
-    stages = part.get("stage_names")
-    if stages and part.get("out_features") == stages[-1:]:
-        # A backbone that gives its last stage: which one that is follows from the depth.
-        part.update(dict.fromkeys(("stage_names", "out_features", "out_indices")))
+    stages = part.pop("stage_names", None)  # of a backbone: they follow from the depth
+    if stages and part.get("out_features") == stages[-1:]:  # so does which is the last
+        del part["out_features"], part["out_indices"]
     try:
         found: PretrainedConfig = type(config).from_dict(values)
     except StrictDataclassError as error:
