@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -155,8 +156,8 @@ def _select(weight: Weight, blocks: list[int]) -> None:
 def _order_along(axis: Axis, blocks: list[int]) -> Tensor | None:
     """The coordinates along an axis that has some for each block, when the blocks are these; None for others."""
     if axis.joined:
-        runs = torch.arange(axis.size).split([space.size for space in axis.spaces])
-        return torch.cat([runs[index] for index in blocks])
+        ends = list(accumulate(space.size for space in axis.spaces))
+        return torch.cat([torch.arange(ends[index] - axis.spaces[index].size, ends[index]) for index in blocks])
     for space in axis.spaces:
         if space.name == "layer":  # the first is what enters the first block
             return axis.indices(space, torch.tensor([0, *(index + 1 for index in blocks)]))

@@ -90,6 +90,9 @@ def tiny_like(config: PretrainedConfig) -> Any:
         heads, kv_heads = (getattr(config, name, None) for name in (shape.fields.heads, shape.fields.kv_heads))
         if kv_heads is not None and hasattr(config, "num_key_value_heads"):
             small["num_key_value_heads"] = small["num_attention_heads"] // (1 if kv_heads == heads else 2)
+    kinds = getattr(config, "layer_types", None)
+    if kinds and "num_hidden_layers" in small:  # each kind of block that there is
+        small["layer_types"] = [*dict.fromkeys(kinds), *kinds][: small["num_hidden_layers"]]
     options = {
         name: value
         for name, value in config.to_dict().items()
