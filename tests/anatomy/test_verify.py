@@ -165,6 +165,10 @@ def test_axes_by_hand() -> None:
     assert axis.indices(kv, torch.tensor([1, 0])).tolist() == [6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5]
     assert axis.indices(heads, torch.tensor([1, 0, 2, 3])).tolist() == [3, 4, 5, 0, 1, 2, 6, 7, 8, 9, 10, 11]
     assert axis.indices(width, torch.tensor([2, 0])).tolist() == [2, 0, 5, 3, 8, 6, 11, 9]
+    assert axis.owners(kv).tolist() == [0] * 6 + [1] * 6 and axis.owners(width).tolist() == [0, 1, 2] * 4
+    joined = Axis((kv, width), joined=True)
+    assert joined.size == 5 and joined.name == "kv_head+head_dim"
+    assert joined.indices(width, torch.tensor([2, 0])).tolist() == [0, 1, 4, 2]
     generator = torch.Generator().manual_seed(0)
     for space in (Space("residual", 7), heads, Space("head", 2)):
         order = derangement(space, generator)
