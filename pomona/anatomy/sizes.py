@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pomona.anatomy.space import Axis, Space
 from pomona.anatomy.weight import Weight
-from pomona.ground.errors import DataError, UnsupportedModel
+from pomona.ground.errors import DataError
 
 if TYPE_CHECKING:
     from pomona.anatomy.block import Attention, FeedForward
@@ -198,13 +198,7 @@ def _folded_shape(weight: Weight, stored: tuple[int, ...], sizes: Sizes) -> tupl
     after = tuple(axis_size(axis, sizes) for axis in weight.axes)
     if weight.kind != "linear":
         return (1,) * (len(stored) - len(after)) + after
-    if after[1] == weight.axes[1].size:
-        return (after[0], *stored[1:])
-    raise UnsupportedModel(
-        "the inputs of a convolution cannot change their size (nothing was changed)",
-        where=weight.name,
-        do="leave this size as it is",
-    )
+    return (after[0], after[1] // math.prod(stored[2:]), *stored[2:])
 
 
 # ---- numbers that modules hold beside their parameters
@@ -272,7 +266,7 @@ def _follow_parameters(module: nn.Module) -> None:
     elif isinstance(module, Conv1D):
         module.nx, module.nf = first, last
     elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        module.out_channels = first
+        module.out_channels, module.in_channels = first, weight.shape[1] * module.groups
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = first, last
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
