@@ -38,7 +38,7 @@ def require_separate_heads(body: Anatomy, space: Space, source: Tensor) -> None:
     """Refuse to leave heads out where a norm takes its mean over all of them."""
     norms = [norm for attention in body.attentions() for norm in attention.norms()]
     whole = [norm.gain.name for norm in norms if norm.gain.axes[0].has(space)]
-    if whole and len(source.unique()) < space.size:
+    if whole and len(set(source.tolist())) < space.size:
         raise UnsupportedModel(
             f"{space} of {type(body.model).__name__} cannot be cut (nothing was changed)",
             needs=f"{MEANING['separate_heads']} (separate_heads), so that a head that is cut equals one that is masked",

@@ -53,7 +53,7 @@ def answers_of(body: Anatomy, inputs: dict[str, Tensor]) -> list[Tensor]:
     """The model's own logits, or what it makes of several towers, or its hidden states when it has no head."""
     output = body.model(**inputs)
     logits = [value for name, value in output.items() if "logits" in name or name in ("image_embeds", "text_embeds")]
-    return logits or [output[0]]
+    return logits or [next(value for name, value in output.items() if name != "loss")]
 
 
 @torch.no_grad()
