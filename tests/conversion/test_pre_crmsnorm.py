@@ -50,7 +50,6 @@ REFUSED = {
     "dinov2-gated": HEADLESS,
 }
 """What the message names."""
-WITHOUT_CRMS = {"vit-masked": "a convolution reads the final norm, and its inputs cannot be cut"}
 
 
 def fits(name: str) -> bool:
@@ -63,9 +62,7 @@ def fits(name: str) -> bool:
 FITTING = [name for name in TINY if fits(name) and name not in REFUSED]
 every_model = pytest.mark.parametrize("name", FITTING)
 every_form = pytest.mark.parametrize("form", ["rms", "crms"])
-every_case = pytest.mark.parametrize(
-    ("name", "form"), [(n, form) for n in FITTING for form in ("rms", "crms") if form == "rms" or n not in WITHOUT_CRMS]
-)
+every_case = pytest.mark.parametrize(("name", "form"), [(n, form) for n in FITTING for form in ("rms", "crms")])
 
 
 def converted(name: str, form: Any) -> tuple[Anatomy, Tensor, Tensor, Any]:
