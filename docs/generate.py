@@ -2,6 +2,7 @@
 
 docs/methods.md   the card of every method and its parameters, and what is planned
 docs/stages.md    every stage of a recipe and its fields
+docs/evidence/    what was measured of each system, with a picture
 docs/families.md  what is proven about each family; only with --families, because the proofs take a minute
 README.md         the table of methods, between two markers
 """
@@ -135,7 +136,10 @@ def pages() -> dict[Path, str]:
     if not pattern.search(readme):
         sys.exit(f"README.md has no place for the table of methods: {BEGIN} ... {END}")
     table = f"{BEGIN}\n\n{method_table()}\n\n{END}"
+    from docs import evidence_pages
+
     return {
+        **{ROOT / path: text for path, text in evidence_pages.pages().items()},
         ROOT / "README.md": pattern.sub(lambda _: table, readme),
         ROOT / "docs/methods.md": methods_page(),
         ROOT / "docs/stages.md": stages_page(),
@@ -157,6 +161,7 @@ def main() -> None:
             continue
         stale.append(path.relative_to(ROOT).as_posix())
         if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     if stale and check:
         sys.exit(f"out of date: {', '.join(stale)}; run `make docs`")

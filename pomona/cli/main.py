@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from pomona.cli.anatomy import app as anatomy
+from pomona.cli.evidence import app as evidence
 from pomona.cli.lazy import BUILDERS, LazyGroup, first_line
 from pomona.ground.console import console, output
 from pomona.ground.errors import ConfigError, PomonaError, TrainingDiverged, TrainingStopped
@@ -140,6 +141,28 @@ def inspect(
 
 app.add_typer(data, name="data", rich_help_panel="Look")
 app.add_typer(anatomy, name="anatomy", rich_help_panel="Look")
+app.add_typer(evidence, name="evidence", rich_help_panel="Look")
+
+
+@app.command(rich_help_panel="Use")
+def compare(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE RECIPE...", help="Files, or shipped recipes.")],
+    budget: Annotated[str, typer.Option(help="Of one run: 10m, 2h, 1e15flops.")],
+    seeds: Annotated[int, typer.Option(help="How often each recipe runs.")] = 3,
+    data: Annotated[
+        str | None, typer.Option(help="A folder, file or source that replaces those of the recipes.")
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where runs, table and picture go.")] = "runs/compare",
+) -> None:
+    """Tell which recipe pays off: run them at one budget, with several seeds, on the same text."""
+    from pomona.cli.evidence_show import arms_grid
+    from pomona.evidence import compare as run_comparison
+    from pomona.evidence.compare import QUALITY
+
+    found = run_comparison(recipes, budget=budget, seeds=seeds, data=data, out=out)
+    output().print(arms_grid(found.table, [QUALITY], {}))
+    output().print(Text(found.conclusion))
+    output().print(Text(f"{found.folder}/comparison.json, {found.folder}/comparison.svg", "dim"))
 
 
 @app.command(rich_help_panel="Use")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from pomona.examination.plots import FONT, TEXT_CSS, palette_css
+from pomona.examination.canvas import FONT, TEXT_CSS, palette_css
 from pomona.examination.units import data_size, visible
 
 

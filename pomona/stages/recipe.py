@@ -146,7 +146,7 @@ def _validate(raw: dict[str, Any], source: Source, name: str) -> Recipe:
     stages: list[Stage] = []
     for index, entry in enumerate(entries):
         where = f"stages.{index}"
-        verb, values = _split(entry)
+        verb, values = entry_of(entry)
         if verb is None:
             problems.append(Problem(where, "a stage is a verb, or one `verb: values`", f"verbs: {', '.join(VERBS)}"))
         elif verb not in VERBS:
@@ -177,7 +177,7 @@ def flat_paths(problems: Sequence[Problem], verb: str, values: Any) -> list[Prob
     return mended
 
 
-def _split(entry: Any) -> tuple[str | None, Any]:
+def entry_of(entry: Any) -> tuple[str | None, Any]:
     """The verb of a list entry and its values: `examine`, `examine:`, `corpus: env:docs`, `grow: {...}`."""
     if isinstance(entry, str):
         return entry, {}
@@ -192,7 +192,7 @@ def _labels(entries: Sequence[Any]) -> list[str]:
     labels: list[str] = []
     seen: dict[str, int] = {}
     for entry in entries:
-        verb, values = _split(entry)
+        verb, values = entry_of(entry)
         given = values.get("name") if isinstance(values, Mapping) else None
         if given is not None:
             labels.append(str(given))
@@ -227,7 +227,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
             continue
         index = labels.index(head)
         assert isinstance(entries, list)
-        verb, values = _split(entries[index])
+        verb, values = entry_of(entries[index])
         entries[index] = {str(verb): _set(values, keys, value)}
         words[".".join([f"stages.{index}.{verb}", *keys])] = word
     raise_problems(problems, "--set cannot be applied")

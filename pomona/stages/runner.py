@@ -124,8 +124,12 @@ def call(verb: str, values: Mapping[str, Any], out: str | Path, *, dashes: bool 
     return artefact
 
 
-def prepare(recipe: Recipe, store: Store) -> tuple[list[Node], Plan]:
-    """Wire and plan a recipe. Raises one `ConfigError` with all problems; measures the machine only without any."""
+def prepare(recipe: Recipe, store: Store, *, probe: bool = True) -> tuple[list[Node], Plan]:
+    """Wire and plan a recipe. Raises one `ConfigError` with all problems; measures the machine only without any.
+
+    Args:
+        probe: measure how long the stages will take here.
+    """
     problems: list[Problem] = []
 
     def report(index: int) -> Any:
@@ -135,7 +139,8 @@ def prepare(recipe: Recipe, store: Store) -> tuple[list[Node], Plan]:
     nodes = wire(recipe.stages, recipe.labels, recipe.header.seed, report)
     plan = make_plan(nodes, store, lambda node: report(node.index))
     recipe.source.refuse(problems, f"{recipe.name} cannot run")
-    measure(plan)
+    if probe:
+        measure(plan)
     return nodes, plan
 
 

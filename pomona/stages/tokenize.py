@@ -30,6 +30,8 @@ class TokenizeStage(Stage):
     """Tokens of the byte-level BPE that is trained on the corpus."""
     tokenizer: str | None = None
     """A tokenizer that exists, instead: a folder, or a name on the Hugging Face hub."""
+    like: str | None = None
+    """Tokens whose tokenizer is taken, instead: name of a stage, or a folder. For models that read several corpora."""
     mask_token: str | None = None
     """A special token for masked language modelling, such as `<mask>`."""
     sentinels: NonNegativeInt = 0
@@ -42,15 +44,18 @@ class TokenizeStage(Stage):
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> Self:
-        if (self.vocab_size is None) == (self.tokenizer is None):
-            raise ValueError("give one of vocab_size (to train a tokenizer) and tokenizer (to take one)")
+        if sum(value is not None for value in (self.vocab_size, self.tokenizer, self.like)) != 1:
+            raise ValueError("give one of vocab_size (to train a tokenizer), tokenizer and like (to take one)")
         own = [name for name in ("mask_token", "sentinels", "pad_token", "special_tokens") if getattr(self, name)]
-        if self.tokenizer is not None and own:
+        if self.vocab_size is None and own:
             raise ValueError(f"{' and '.join(own)}: only a tokenizer that is trained here takes special tokens")
         return self
 
     def needs(self) -> tuple[Need, ...]:
-        return (Need("from", "corpus", (self.from_,) if self.from_ else ()),)
+        return (
+            Need("from", "corpus", (self.from_,) if self.from_ else ()),
+            Need("like", "tokens", (self.like,) if self.like else (), default="none", optional=True),
+        )
 
     def outside(self) -> Any:
         if self.tokenizer is None or not Path(self.tokenizer).is_dir():
@@ -58,8 +63,11 @@ class TokenizeStage(Stage):
         return content_hash({file.name: file_hash(file) for file in Path(self.tokenizer).iterdir() if file.is_file()})
 
     def plan(self, view: View) -> Forecast:
+        note = self.tokenizer or (f"as {self.like}" if self.like else "byte-level BPE")
         if view.made:
-            return Forecast(note=self.tokenizer or "byte-level BPE")
+            return Forecast(note=note)
+        if self.like is not None:
+            return self._plan_taking(view, note)
         if self.tokenizer is None:
             return self._plan_training(view)
         from pomona.data.tokenizer import vocabulary_size
@@ -72,6 +80,12 @@ class TokenizeStage(Stage):
             return Forecast(note=self.tokenizer)
         known = {"vocab_size": vocabulary_size(tokenizer), "tokenizer": lambda: tokenizer}
         return Forecast(known=known, note=self.tokenizer)
+
+    def _plan_taking(self, view: View, note: str) -> Forecast:
+        from pomona.stages.fitting import tokenizer_of, vocab_size_of
+
+        known = {"vocab_size": vocab_size_of(view, "like"), "tokenizer": lambda: tokenizer_of(view, "like")}
+        return Forecast(known=known, note=note)
 
     def _plan_training(self, view: View) -> Forecast:
         from pomona.data.tokenizer import require_room, untrained_tokenizer
@@ -97,13 +111,13 @@ class TokenizeStage(Stage):
             if guess is None:
                 return None
             text_bytes = guess.text_bytes
-        return tokenize_seconds(text_bytes, train=self.tokenizer is None)
+        return tokenize_seconds(text_bytes, train=self.vocab_size is not None)
 
     def make(self, job: Job) -> Made:
         from pomona.data import Corpus, make_tokens
 
         corpus = Corpus.open(job.input("from").folder)
-        tokens = make_tokens(corpus, self._tokenizer(corpus), job.work / "tokens")
+        tokens = make_tokens(corpus, self._tokenizer(corpus, job), job.work / "tokens")
         if tokens.train.count == 0:
             raise DataError("the corpus has no text to train on", where=str(corpus.folder))
         for file in tokens.folder.iterdir():
@@ -113,11 +127,13 @@ class TokenizeStage(Stage):
         note = f"{tokens.train.count / 1e6:.2f}M tokens to train on, vocabulary {tokens.vocab_size:,}"
         return Made({**tokens.facts, **counts, "note": note})
 
-    def _tokenizer(self, corpus: Corpus) -> PreTrainedTokenizerBase:
-        from pomona.data import train_tokenizer
+    def _tokenizer(self, corpus: Corpus, job: Job) -> PreTrainedTokenizerBase:
+        from pomona.data import Tokens, train_tokenizer
 
         if self.vocab_size is not None:
             return train_tokenizer(corpus, vocab_size=self.vocab_size, **self._special())
+        if self.like is not None:
+            return Tokens.open(job.input("like").folder).tokenizer
         from pomona.stages.models import load_tokenizer
 
         assert self.tokenizer is not None

@@ -8,12 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pomona.examination.canvas import PALETTE, decimals, moved_apart, round_steps
 from pomona.examination.plots import (
-    PALETTE,
-    _apart,
-    _decimals,
     _log_ticks,
-    _steps,
     arm_variables,
     cost_plot,
     loss_plot,
@@ -152,11 +149,11 @@ def test_arms_of_one_role_differ_in_colour() -> None:
 
 def test_labels_move_apart_and_stay_inside() -> None:
     """Catches labels on top of each other where lines end together."""
-    placed = _apart([100.0, 101.0, 102.0], 30, 0, 300)
+    placed = moved_apart([100.0, 101.0, 102.0], 30, 0, 300)
     assert placed[1] - placed[0] >= 29.9
     assert placed[2] - placed[1] >= 29.9
-    assert _apart([10.0, 200.0], 30, 0, 300) == [10.0, 200.0]
-    low = _apart([290.0, 299.0], 30, 0, 300)
+    assert moved_apart([10.0, 200.0], 30, 0, 300) == [10.0, 200.0]
+    low = moved_apart([290.0, 299.0], 30, 0, 300)
     assert low[1] <= 300
     assert low[1] - low[0] >= 29.9
 
@@ -173,8 +170,8 @@ def test_ticks_of_a_logarithmic_axis_are_few_and_inside(start: float, span: floa
 
 def test_steps_are_round_and_told_exactly() -> None:
     """Catches ticks such as 1.6666, and 1.25 that is shown as 1.2."""
-    assert _decimals([1.25, 1.5, 1.75]) == 2
-    assert _decimals([1.2, 1.4]) == 1
-    assert _decimals([1.0, 2.0]) == 0
-    assert _steps(1.55, 2.6, 5) == [1.6, 1.8, 2.0, 2.2, 2.4, 2.6]
-    assert _steps(0, 24.3e6, 5) == [0, 5e6, 10e6, 15e6, 20e6]
+    assert decimals([1.25, 1.5, 1.75]) == 2
+    assert decimals([1.2, 1.4]) == 1
+    assert decimals([1.0, 2.0]) == 0
+    assert round_steps(1.55, 2.6, 5) == [1.6, 1.8, 2.0, 2.2, 2.4, 2.6]
+    assert round_steps(0, 24.3e6, 5) == [0, 5e6, 10e6, 15e6, 20e6]

@@ -1,0 +1,85 @@
+"""Which code a measurement is about, as one hash: results of code that has changed since are stale.
+
+Counted are the modules of the method's own rooms that it reaches by imports, and its card: what they compute, without
+comments, docstrings and layout. The substrate (anatomy, data, engine) is not: a change there that alters numbers has to
+be shown where it is made, and would otherwise make every result stale at every commit.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from pomona.catalog.listing import source_file
+
+SUBSTRATE = ("ground", "anatomy", "data", "engine", "stages", "catalog", "cli")
+
+
+def fingerprint(modules: Iterable[str]) -> str:
+    """SHA-256 (first 16 hexadecimal digits) of the code of `modules` and of what they import from methods' rooms."""
+    digest = hashlib.sha256()
+    for name in sorted(reached(modules)):
+        digest.update(f"{name}\n{_code(name)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def reached(modules: Iterable[str]) -> set[str]:
+    """`modules` and every module of their own package, outside the substrate, that they import, directly or not."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and source_file(name) is not None:
+            found.add(name)
+            waiting += _imports(name)
+    return found
+
+
+def _imports(name: str) -> Iterator[str]:
+    """Modules that a module imports when it runs, those of the substrate and of other packages left out."""
+    package = name.partition(".")[0]
+    for node in _running(_tree(name)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for each in names:
+            top, *rest = each.split(".")
+            if top == package and rest and not (top == "pomona" and rest[0] in SUBSTRATE) and _is_module(each):
+                yield each
+
+
+def _is_module(name: str) -> bool:
+    """Whether the name is a file of its own, not a name inside a package."""
+    file = source_file(name)
+    return file is not None and (file.stem == name.rpartition(".")[2] or file.parent.name == name.rpartition(".")[2])
+
+
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only the type checker sees."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from _running(child)
+
+
+def _tree(name: str) -> ast.Module:
+    file = source_file(name)
+    assert file is not None
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _code(name: str) -> str:
+    """A module without comments, layout and strings that stand alone."""
+    tree = _tree(name)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                each for each in body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+            ] or [ast.Pass()]
+    return ast.dump(tree)

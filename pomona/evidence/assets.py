@@ -1,0 +1,76 @@
+"""What cards start from: text, tokens and base models, as stages. Content-addressed, so each is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pomona.evidence.card import Scale
+
+LLAMA = {
+    "shape": "llama",
+    "num_hidden_layers": 4,
+    "hidden_size": 128,
+    "intermediate_size": 344,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+"""The small decoder: grouped heads, gated feed-forward; about 1 M parameters with 2048 tokens."""
+
+VOCABULARY: Mapping[Scale, int] = {"tiny": 2048, "small": 4096, "gpu": 32_768}
+LENGTH: Mapping[Scale, int] = {"tiny": 128, "small": 256, "gpu": 1024}
+"""Tokens of a training sequence."""
+
+DATA_SEED = 0
+"""Corpus and tokenizer are the same for every seed of an experiment."""
+
+
+def docs(scale: Scale) -> list[Any]:
+    """The documentation of the Python environment, as tokens (stages `corpus` and `tokenize`)."""
+    return [
+        {"corpus": {"sources": ["env:docs"], "validation": 0.05, "seed": DATA_SEED}},
+        {"tokenize": {"vocab_size": VOCABULARY[scale]}},
+    ]
+
+
+def llama(scale: Scale, **changes: Any) -> dict[str, Any]:
+    """The decoder of a scale, with some of its fields changed."""
+    sizes: Mapping[Scale, dict[str, Any]] = {
+        "tiny": {},
+        "small": {"num_hidden_layers": 6, "hidden_size": 256, "intermediate_size": 704},
+        "gpu": {
+            "num_hidden_layers": 12,
+            "hidden_size": 768,
+            "intermediate_size": 2048,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 1024,
+        },
+    }
+    return {**LLAMA, **sizes[scale], **changes}
+
+
+def training(scale: Scale, tokens: float, **more: Any) -> dict[str, Any]:
+    """What training stages of a card share.
+
+    Args:
+        tokens: at scale tiny; 20 times as many at small, 2000 times at gpu.
+        more: further keys of the stage.
+    """
+    factor: Mapping[Scale, float] = {"tiny": 1.0, "small": 20.0, "gpu": 2000.0}
+    return {
+        "batch_size": {"tiny": 16, "small": 16, "gpu": 256}[scale],
+        "seq_length": LENGTH[scale],
+        "tokens": int(tokens * factor[scale]),
+        "validation_tokens": 32_768 if scale == "tiny" else 131_072,
+        **more,
+    }
+
+
+def base_lm(scale: Scale) -> list[Any]:
+    """A trained decoder (stage `base`) with its corpus and tokens; the same for every seed of an experiment."""
+    muon = {"method": "muon", "learning_rate": 0.01, "rest_learning_rate": 0.01}
+    stage = {"name": "base", "model": llama(scale), "optimizer": muon, "schedule": "warmup-stable-decay"}
+    return [*docs(scale), {"pretrain": {**stage, **training(scale, 1.0e6), "seed": DATA_SEED}}]

@@ -1,0 +1,58 @@
+"""One tokenizer for several corpora, and what cannot be meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pomona.data import Tokens
+from pomona.ground.errors import ConfigError
+from pomona.stages import load, run
+
+
+def recipe(texts: Path, **second: object) -> dict[str, object]:
+    """Two corpora, the second one in tokens that `second` says."""
+    sources = {"sources": [str(texts)], "validation": 0.2}
+    return {
+        "name": "two",
+        "stages": [
+            {"corpus": {"name": "first", **sources}},
+            {"tokenize": {"name": "first-tokens", "vocab_size": 300}},
+            {"corpus": {"name": "second", **sources, "min_bytes": 200}},
+            {"tokenize": {"name": "second-tokens", **second}},
+        ],
+    }
+
+
+def test_a_second_corpus_in_the_tokens_of_the_first(texts: Path, tmp_path: Path) -> None:
+    """Catches a tokenizer that is trained anew, the first corpus taken for the second, and a plan without vocabulary."""
+    made = run(recipe(texts, like="first-tokens"), out=tmp_path)
+    first, second = (Tokens.open(made[f"{name}-tokens"].folder) for name in ("first", "second"))
+    assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    assert made["second-tokens"].parents["from"][0].name == "second"
+    text = "apple pear plum"
+    assert second.tokenizer(text)["input_ids"] == first.tokenizer(text)["input_ids"]
+    assert second.vocab_size == first.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "give one of vocab_size .* tokenizer and like"),
+        ({"like": "first-tokens", "vocab_size": 300}, "give one of vocab_size .* tokenizer and like"),
+        ({"like": "first-tokens", "mask_token": "<mask>"}, "only a tokenizer that is trained here"),
+    ],
+)
+def test_one_source_of_a_tokenizer(values: dict[str, object], message: str, texts: Path) -> None:
+    """Catches two tokenizers for one text."""
+    with pytest.raises(ConfigError, match=message):
+        load(recipe(texts, **values))
+
+
+def test_like_names_tokens(texts: Path, tmp_path: Path) -> None:
+    """Catches a corpus that is taken for tokens, and a name that nothing has."""
+    with pytest.raises(ConfigError, match="'first' makes a corpus, not a tokens"):
+        run(recipe(texts, like="first"), out=tmp_path)
+    with pytest.raises(ConfigError, match="no stage is called 'first-token'"):
+        run(recipe(texts, like="first-token"), out=tmp_path)
