@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
+from pomona.cli.evidence_show import shown
 from pomona.evidence.card import Metric
 from pomona.evidence.plots import arms_plot
 from pomona.evidence.result import Result, results_of
@@ -59,9 +59,7 @@ def page(result: Result, title: str, picture_file: str) -> str:
     for arm in table.arms:
         cells = []
         for metric in metrics:
-            spread = table.spread(arm, metric.name)
-            deviation = "" if math.isnan(spread) else f" ± {spread:.2g}"
-            cells.append(f"{table.mean(arm, metric.name):.4g}{deviation}")
+            cells.append(shown(table.mean(arm, metric.name), table.spread(arm, metric.name)))
         seconds = sum(trial.seconds for trial in table.of(arm)) / len(table.of(arm))
         cost = table.flops(arm)
         rows.append([arm, str(result.arms[arm]["role"]), *cells, flops(cost) if cost else "", f"{seconds:.1f}"])

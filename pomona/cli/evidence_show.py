@@ -71,6 +71,12 @@ def print_result(result: Result) -> None:
     out.print(line)
 
 
+def shown(mean: float, spread: float) -> str:
+    """`1.622 ± 0.004`; nothing for NaN."""
+    deviation = "" if math.isnan(spread) else f" ± {spread:.2g}"
+    return "" if math.isnan(mean) else f"{mean:.4g}{deviation}"
+
+
 def arms_grid(table: Table, metrics: list[Metric], roles: dict[str, str]) -> Grid:
     """Arms by metrics: mean ± standard deviation over seeds."""
     from pomona.examination.units import flops
@@ -83,9 +89,7 @@ def arms_grid(table: Table, metrics: list[Metric], roles: dict[str, str]) -> Gri
     for arm in table.arms:
         cells = []
         for metric in metrics:
-            spread = table.spread(arm, metric.name)
-            deviation = "" if math.isnan(spread) else f" ± {spread:.2g}"
-            cells.append(f"{table.mean(arm, metric.name):.4g}{deviation}")
+            cells.append(shown(table.mean(arm, metric.name), table.spread(arm, metric.name)))
         cost = table.flops(arm)
         role = roles.get(arm, "")
         name = Text(arm, "bold" if role == "method" else "")

@@ -69,8 +69,14 @@ def training(scale: Scale, tokens: float, **more: Any) -> dict[str, Any]:
     }
 
 
-def base_lm(scale: Scale) -> list[Any]:
-    """A trained decoder (stage `base`) with its corpus and tokens; the same for every seed of an experiment."""
+def base_lm(scale: Scale, model: Mapping[str, Any] | None = None, *, each_seed: bool = False) -> list[Any]:
+    """A trained decoder (stage `base`) with its corpus and tokens.
+
+    Args:
+        model: its description; the decoder of the scale by default.
+        each_seed: another one for every seed of an experiment, where nothing after it is random.
+    """
     muon = {"method": "muon", "learning_rate": 0.01, "rest_learning_rate": 0.01}
-    stage = {"name": "base", "model": llama(scale), "optimizer": muon, "schedule": "warmup-stable-decay"}
-    return [*docs(scale), {"pretrain": {**stage, **training(scale, 1.0e6), "seed": DATA_SEED}}]
+    own = {} if each_seed else {"seed": DATA_SEED}
+    stage = {"name": "base", "model": dict(model or llama(scale)), "optimizer": muon, **own}
+    return [*docs(scale), {"pretrain": {**stage, "schedule": "warmup-stable-decay", **training(scale, 1.0e6)}}]

@@ -108,8 +108,8 @@ class Table:
         return found
 
     def values(self, arm: str, metric: str) -> list[float]:
-        """A metric of an arm, in order of seeds."""
-        return [trial.metrics[metric] for trial in self.of(arm)]
+        """A metric of an arm, in order of seeds; NaN where an arm does not have it."""
+        return [trial.metrics.get(metric, math.nan) for trial in self.of(arm)]
 
     def mean(self, arm: str, metric: str) -> float:
         return fmean(self.values(arm, metric))

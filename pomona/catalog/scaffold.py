@@ -1,0 +1,269 @@
+"""`pomona new`: the three files of a new method and its row, ready to be filled in.
+
+What is written does not pass: the card has gaps, the functions raise, the tests fail. That is the list of what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pomona.catalog.kinds import KINDS, Kind
+from pomona.catalog.listing import normal, rows
+from pomona.ground.errors import ConfigError, did_you_mean
+from pomona.ground.files import write_text
+
+
+@dataclass(frozen=True)
+class Mould:
+    """What is particular about a kind: its room, the method of its configurations, and what that needs."""
+
+    room: str
+    signature: str
+    imports: str = ""
+
+
+MODEL = "from transformers import PreTrainedModel"
+MOULDS: dict[Kind, Mould] = {
+    "objective": Mould(
+        "objectives",
+        "build(self, tokenizer: PreTrainedTokenizerBase) -> Objective",
+        "from transformers import PreTrainedTokenizerBase\n\n    from pomona.engine import Objective",
+    ),
+    "optimizer": Mould(
+        "optimizers",
+        "build(self, body: Anatomy, *, total_steps: int) -> torch.optim.Optimizer",
+        "import torch\n\n    from pomona.anatomy import Anatomy",
+    ),
+    "schedule": Mould("schedules", "build(self, total_steps: int) -> Schedule", "from pomona.engine import Schedule"),
+    "growth": Mould(
+        "growth",
+        "apply_(self, model: PreTrainedModel) -> GrowthReport",
+        f"{MODEL}\n\n    from pomona.growth.report import GrowthReport",
+    ),
+    "quantization": Mould(
+        "quantization",
+        "apply_(self, model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> QuantizationReport",
+        "from collections.abc import Iterable, Mapping\n\n    from torch import Tensor\n"
+        f"    {MODEL}\n\n    from pomona.quantization import QuantizationReport",
+    ),
+    "sparsity": Mould("sparsity", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "conversion": Mould("conversion", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "distillation": Mould("distillation", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "adapter": Mould("adapters", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "continual": Mould("continual", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "merging": Mould(
+        "merging",
+        "merger(self, parents: Sequence[object]) -> TensorMerge",
+        "from collections.abc import Sequence\n\n    from pomona.merging.tensors import TensorMerge",
+    ),
+    "selection": Mould("selection", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "accelerator": Mould("runtime", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "probe": Mould("examination", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "attack": Mould("examination", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "benchmark": Mould("examination", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+}
+"""Kinds with a room. What a configuration has to offer is tabled in CONTRIBUTING.md."""
+
+METHOD = '''\
+"""{title}: WHAT IT DOES, in one line.
+
+Source: AUTHORS, "{title}", VENUE {year}{paper}.
+Implements: EQUATIONS AND SECTIONS.
+Deviations: none.
+Use when: CONDITIONS. Cost: PASSES AND MEMORY.
+Relations: EQUALS X WHEN ...; DIFFERS FROM Y BY ...
+Limits: WHAT IT REFUSES.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pomona.ground.config import MethodConfig
+
+if TYPE_CHECKING:
+    {imports}
+
+
+class {name}Config(MethodConfig):
+    """WHAT IT DOES, in the imperative."""
+
+    method: Literal["{slug}"] = "{slug}"
+
+    def {signature}:
+        """WHAT COMES OUT."""
+        raise NotImplementedError
+
+
+def {function}() -> None:
+    """The pure core: tensors and plain numbers in, tensors out. Shapes, units, range, errors, source."""
+    raise NotImplementedError
+'''
+
+TEST = '''\
+"""{title}: by hand, against a slow reference, at its limits, and what it refuses."""
+
+from __future__ import annotations
+
+from {module} import {name}Config, {function}
+
+
+def test_by_hand() -> None:
+    """Catches A WRONG SIGN OR FACTOR: numbers that are checked on paper."""
+    {function}()
+    raise AssertionError("write the numbers down")
+
+
+def test_slow_reference() -> None:
+    """Catches AN ERROR OF THE FAST PATH: plain loops in float64 over many seeds."""
+    raise AssertionError("write the loops")
+
+
+def test_limits() -> None:
+    """Catches A CASE IN WHICH IT SHOULD DO NOTHING, or be exact."""
+    raise AssertionError("name the limits")
+
+
+def test_refusals() -> None:
+    """Catches COMPUTE SPENT ON WHAT CANNOT WORK."""
+    {name}Config()
+    raise AssertionError("list what is refused, by the text of its remedy")
+'''
+
+CARD = '''\
+"""{title} against ITS BASELINE, at EQUAL WHAT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pomona.evidence.assets import base_lm
+from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
+
+if TYPE_CHECKING:
+    from pomona.evidence.table import Table
+    from pomona.stages import Artefact
+
+
+def arms(scale: Scale) -> Mapping[str, Arm]:
+    """The recipe of each arm."""
+    return {{"baseline": Arm(base_lm(scale), "baseline"), "{slug}": Arm(base_lm(scale))}}
+
+
+def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
+    """The metrics of one arm at one seed."""
+    return {{"loss": made["base"].facts["quality"]["nats_per_token"]}}
+
+
+def judge(table: Table) -> Verdict:
+    """See `CARD.rule`."""
+    raise NotImplementedError
+
+
+CARD = Card(
+    slug="{slug}",
+    claim="ONE SENTENCE.",
+    equal="WHAT IS THE SAME IN ALL ARMS.",
+    rule="Reproduced: WHEN. Partly: WHEN. Else not reproduced.",
+    metrics=(Metric("loss", "held-out nats per token"),),
+    arms=arms,
+    measure=measure,
+    judge=judge,
+)
+'''
+
+ROW = """\
+- slug: {slug}
+  title: "{title}"
+  kind: {kind}
+  modality: [any]
+  year: {year}
+  arxiv: {arxiv}
+  implements: {module}:{function}
+  summary: SAY IN ONE LINE WHAT IT DOES.
+  origin: published
+"""
+
+
+def scaffold(
+    kind: str, slug: str, root: Path, *, title: str = "", year: int | None = None, arxiv: str | None = None
+) -> list[Path]:
+    """Write method, test and evidence card of a new method, and name its module in the catalog.
+
+    Args:
+        kind: a word of `KINDS` that has a room.
+        slug: a planned row's, or a new one.
+        root: of a checkout of the project.
+        title, year, arxiv: of the paper; a planned row knows them.
+
+    Returns:
+        The files that were written; the catalog is the last.
+
+    Raises:
+        ConfigError: the kind is unknown, the method is there already, or `root` is no checkout.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"unknown kind {kind!r}", do=did_you_mean(kind, KINDS))
+    if kind not in MOULDS:
+        raise ConfigError(f"a {kind} is not a method with parameters", do="write a recipe, or a module of its own")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug):
+        raise ConfigError(f"{slug!r} is not a slug", needs="small letters, digits and dashes")
+    catalog = root / "pomona/catalog.yaml"
+    if not catalog.is_file():
+        raise ConfigError(f"{root} is not a checkout of pomona", needs="pomona/catalog.yaml")
+    known = next((row for row in rows() if normal(row.slug) == slug), None)
+    if known is not None and known.kind != kind:
+        raise ConfigError(f"{slug} is listed as a {known.kind}, not as a {kind}", do="use that kind, or mend the row")
+    mould = MOULDS[kind]
+    stem = slug.replace("-", "_")
+    found = {
+        "kind": kind,
+        "slug": slug,
+        "title": title or (known.title if known else slug),
+        "year": year or (known.year if known else None) or "YEAR",
+        "arxiv": f'"{arxiv}"' if arxiv else "null",
+        "module": f"pomona.{mould.room}.{stem}",
+        "name": "".join(part.capitalize() for part in stem.split("_")),
+        "function": stem,
+        "signature": mould.signature,
+        "imports": mould.imports,
+    }
+    paper = arxiv or (known.arxiv if known else None)
+    found["paper"] = f", arXiv:{paper}" if paper else ""
+    files = {
+        root / f"pomona/{mould.room}/{stem}.py": METHOD,
+        root / f"tests/{mould.room}/test_{stem}.py": TEST,
+        root / f"pomona/evidence/cards/{stem}.py": CARD,
+    }
+    if there := [str(file.relative_to(root)) for file in files if file.exists()]:
+        raise ConfigError(f"{slug} is there already", found=", ".join(there), do="edit it")
+    row = with_row(catalog.read_text(encoding="utf-8"), slug, ROW.format(**found), f"{found['module']}:{stem}")
+    for file, template in files.items():
+        write_text(file, template.format(**found))
+    write_text(catalog, row)
+    return [*files, catalog]
+
+
+def with_row(text: str, slug: str, row: str, implements: str) -> str:
+    """The catalog with a method's module named: in its planned row, or in a row of its own at its place."""
+    head, *blocks = re.split(r"(?m)^(?=- slug: )", text)
+    for index, block in enumerate(blocks):
+        if block.startswith(f"- slug: {slug}\n"):
+            blocks[index] = block.replace("  implements: null\n", f"  implements: {implements}\n")
+            return head + "".join(blocks)
+    keys = [place_of(block) for block in blocks]
+    place = sum(key <= place_of(row) for key in keys)
+    blocks = [block.rstrip("\n") + "\n" for block in blocks]
+    blocks.insert(place, row)
+    return head + "\n".join(blocks)
+
+
+def place_of(block: str) -> tuple[int, int, str]:
+    """What the catalog is ordered by: kind, year, slug."""
+    slug, kind = re.search(r"^- slug: (.+)$", block, re.M), re.search(r"^  kind: (\w+)$", block, re.M)
+    year = re.search(r"^  year: (\d+)$", block, re.M)
+    assert slug is not None and kind is not None
+    return list(KINDS).index(kind[1]), int(year[1]) if year else 0, slug[1]  # type: ignore[arg-type]
