@@ -119,6 +119,22 @@ def methods(
         print_methods(kind, stage, modality, status, every=every)
 
 
+@app.command(rich_help_panel="Develop")
+def new(
+    kind: Annotated[str, typer.Argument(help="What it is for: optimizer, growth, sparsity ...")],
+    slug: Annotated[str, typer.Argument(help="What recipes will call it; a planned method's, or a new one.")],
+    title: Annotated[str, typer.Option(help="Of the paper, where the catalog does not know it.")] = "",
+    year: Annotated[int | None, typer.Option(help="Of the paper.")] = None,
+    arxiv: Annotated[str | None, typer.Option(help="Of the paper: 2301.00001.")] = None,
+    root: Annotated[str, typer.Option(metavar="FOLDER", help="A checkout of pomona.")] = ".",
+) -> None:
+    """Write the three files of a new method, to be filled in, and its row in the catalog."""
+    from pomona.catalog.scaffold import scaffold
+
+    for file in scaffold(kind, slug, Path(root), title=title, year=year, arxiv=arxiv):
+        output().print(Text(str(file)))
+
+
 @app.command(rich_help_panel="Look")
 def recipes() -> None:
     """List the recipes that come with pomona."""

@@ -26,7 +26,7 @@ def recipe(texts: Path, **second: object) -> dict[str, object]:
 
 
 def test_a_second_corpus_in_the_tokens_of_the_first(texts: Path, tmp_path: Path) -> None:
-    """Catches a tokenizer that is trained anew, the first corpus taken for the second, and a plan without vocabulary."""
+    """Catches a tokenizer that is trained anew, and the first corpus taken for the second."""
     made = run(recipe(texts, like="first-tokens"), out=tmp_path)
     first, second = (Tokens.open(made[f"{name}-tokens"].folder) for name in ("first", "second"))
     assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()

@@ -75,7 +75,7 @@ def judge(table: Table) -> Verdict:
 CARD = Card(
     slug="bert2bert",
     claim="Grown in width from a trained model of half the size, a model needs about half of the compute.",
-    equal="tokens and FLOPs of the large model, its architecture, schedule, learning rates tried; the source is reused.",
+    equal="tokens and FLOPs of the large model, architecture, schedule, learning rates tried; the source is reused.",
     rule=(
         "Reproduced: at every seed the model grown with advanced knowledge is where the one from scratch ends after at "
         "most 70 % of its compute, and function preserving growth moves the loss by at most 0.05 nats. Partly: at most "

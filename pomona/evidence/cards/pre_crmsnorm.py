@@ -102,7 +102,7 @@ def judge(table: Table) -> Verdict:
 CARD = Card(
     slug="pre-crmsnorm",
     claim="A Pre-LN model becomes a Pre-RMSNorm or Pre-CRMSNorm model of the same function, which is faster.",
-    equal="trained weights, held-out text, batch; passes are timed in turns on the same inputs; no arm trains afterwards.",
+    equal="trained weights, held-out text, batch; passes are timed in turns on the same inputs.",
     rule=(
         "Reproduced: held-out losses equal to 1e-4 nats, and at least one form takes less time at every seed. Partly: "
         "equal, but not faster on this machine. Else not reproduced."
