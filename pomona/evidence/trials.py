@@ -6,6 +6,7 @@ interrupted experiment continues where it stopped, and a later one with more see
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def run_trials(
     runs: list[tuple[str, int, Recipe, Store, list[Node]]] = []
     for turn, seed in enumerate(seeds):
         for arm in rotated(list(arms), turn):  # nobody is always first
-            recipe = load({"name": f"{name}-{arm}-{seed}", "seed": seed, "stages": list(arms[arm])})
+            recipe = load({"name": folder_name(f"{name}-{arm}-{seed}"), "seed": seed, "stages": list(arms[arm])})
             store = Store(work / recipe.name)
             runs.append((arm, seed, recipe, store, prepare(recipe, store, probe=False)[0]))
     check_tuning({arm: recipe for arm, _, recipe, _, _ in runs})
@@ -61,6 +62,11 @@ def run_trials(
         trials.append(trial)
     order = list(arms)
     return tuple(sorted(trials, key=lambda trial: (order.index(trial.arm), trial.seed)))
+
+
+def folder_name(text: str) -> str:
+    """What a run of this name lies in: `gptq.tiny-gptq-clipped-0` for `gptq.tiny-gptq, clipped-0`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:

@@ -15,7 +15,7 @@ from tests.stages import fake_stages
 
 ARMS: dict[str, list[Any]] = {
     "once": [{"sow": {"text": "seed"}}, {"tend": {"times": 1}}],
-    "twice": [{"sow": {"text": "seed"}}, {"tend": {"times": 2}}],
+    "twice, at 2 x": [{"sow": {"text": "seed"}}, {"tend": {"times": 2}}],
 }
 
 
@@ -31,10 +31,18 @@ def run(work: Path, arms: Mapping[str, list[Any]] = ARMS, seeds: int = 2) -> Any
 def test_turns_and_shared_stages(fakes: list[str], tmp_path: Path) -> None:
     """Catches one arm that always runs first, a common stage made for every arm, and mixed up trials."""
     trials = run(tmp_path)
-    assert [(trial.arm, trial.seed) for trial in trials] == [("once", 0), ("once", 1), ("twice", 0), ("twice", 1)]
+    assert [(trial.arm, trial.seed) for trial in trials] == [
+        ("once", 0),
+        ("once", 1),
+        ("twice, at 2 x", 0),
+        ("twice, at 2 x", 1),
+    ]
     assert [trial.metrics["length"] for trial in trials] == [6, 6, 10, 10]
     assert fakes == ["sow", "tend:0", "tend:0", "tend:1", "tend:0", "tend:1", "tend:0"]
     assert len({trial.made["sow"] for trial in trials}) == 1 and len({trial.made["tend"] for trial in trials}) == 4
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == [
+        *("orchard-once-0", "orchard-once-1", "orchard-twice-at-2-x-0", "orchard-twice-at-2-x-1"),
+    ]
     assert rotated(["a", "b", "c"], 4) == ["b", "c", "a"]
 
 
