@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pomona.catalog.kinds import KINDS, MODALITIES, STAGES, Kind, Modality
 from pomona.ground.errors import ConfigError, Problem, did_you_mean, raise_problems
+from pomona.ground.files import read_json
 from pomona.ground.yaml import YamlDocument, read_yaml
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ ENTRY_POINTS = "pomona.methods"
 
 Status = Literal["planned", "built"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+VERDICTS = ("reproduced", "partly", "not reproduced", "not run")
+RESULTS = Path(__file__).parent.parent / "evidence/results"
+"""What `pomona evidence run` found out, one file for each system and scale."""
+SCALES = ("gpu", "small", "tiny")
 
 PATTERNS = {
     "slug": r"[a-z0-9]+([-_][a-z0-9]+)*",
@@ -79,6 +84,14 @@ class Row:
         """How far it has come, found out from the files that are there: `built` when its module is."""
         return "built" if self.module and source_file(self.module) else "planned"
 
+    @property
+    def verdict(self) -> str:
+        """What the evidence at the largest scale says, or `not run`; `pomona evidence status` tells if it is stale."""
+        for scale in SCALES:
+            if (file := RESULTS / f"{self.slug}.{scale}.json").is_file():
+                return str(read_json(file)["verdict"]["status"])
+        return "not run"
+
 
 @cache
 def rows() -> tuple[Row, ...]:
@@ -94,16 +107,21 @@ def rows() -> tuple[Row, ...]:
 
 
 def select(
-    kind: str | None = None, stage: str | None = None, modality: str | None = None, status: str | None = None
+    kind: str | None = None,
+    stage: str | None = None,
+    modality: str | None = None,
+    status: str | None = None,
+    verdict: str | None = None,
 ) -> list[Row]:
     """The rows that have all that is asked for; methods for any modality belong to each.
 
     Raises:
-        ConfigError: an unknown kind, stage, modality or status, with the nearest names.
+        ConfigError: an unknown kind, stage, modality, status or verdict, with the nearest names.
     """
     verbs = sorted({verb for verbs in STAGES.values() for verb in verbs})
     asked = {"kind": (kind, KINDS), "stage": (stage, verbs), "modality": (modality, MODALITIES)}
-    for name, (word, known) in {**asked, "status": (status, STATUSES)}.items():
+    found = {"status": (status, STATUSES), "verdict": (verdict, VERDICTS)}
+    for name, (word, known) in {**asked, **found}.items():
         if word is not None and word not in known:
             raise ConfigError(f"unknown {name} {word!r}", do=did_you_mean(word, known))
     return [
@@ -113,6 +131,7 @@ def select(
         and (stage is None or stage in row.stages)
         and (modality is None or not {modality, "any"}.isdisjoint(row.modality))
         and (status is None or status == row.status)
+        and (verdict is None or (row.origin == "published" and verdict == row.verdict))
     ]
 
 

@@ -108,6 +108,7 @@ def methods(
     stage: Annotated[str | None, typer.Option(help="Only what this stage takes: pretrain, grow, adapt ...")] = None,
     modality: Annotated[str | None, typer.Option(help="Only for such data: text, image, series ...")] = None,
     status: Annotated[str | None, typer.Option(help="built or planned.")] = None,
+    verdict: Annotated[str | None, typer.Option(help="reproduced, partly, 'not reproduced' or 'not run'.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Planned methods too.")] = False,
 ) -> None:
     """List the methods, or print the card of one."""
@@ -116,7 +117,7 @@ def methods(
     if slug is not None:
         print_card(slug)
     else:
-        print_methods(kind, stage, modality, status, every=every)
+        print_methods(kind, stage, modality, status, verdict, every=every)
 
 
 @app.command(rich_help_panel="Develop")

@@ -16,11 +16,12 @@ def print_methods(
     stage: str | None = None,
     modality: str | None = None,
     status: str | None = None,
+    verdict: str | None = None,
     *,
     every: bool = False,
 ) -> None:
     """The catalog by kind: what is built, unless a status or `every` asks for more."""
-    matching = select(kind, stage, modality, status)
+    matching = select(kind, stage, modality, status, verdict)
     listed = matching if every or status else [row for row in matching if row.status == "built"]
     planned = sum(row.status == "planned" for row in matching)
     mixed = {row.status for row in listed} > {"built"}
@@ -38,7 +39,10 @@ def print_methods(
             table.add_column(min_width=7, style="dim")
         table.add_column()
         for row in of_kind:
-            table.add_row(f"  {row.slug}", str(row.year or ""), *[row.status] * mixed, Text(row.summary))
+            summary = Text(row.summary)
+            if row.verdict != "not run":
+                summary.append(f" ({row.verdict})", "dim")
+            table.add_row(f"  {row.slug}", str(row.year or ""), *[row.status] * mixed, summary)
         out.print(table)
     counts = [f"{len(matching) - planned} built"] * (status != "planned") + [f"{planned} planned"] * (status != "built")
     hint = "; --all lists the planned ones too" if planned and not (every or status) else ""

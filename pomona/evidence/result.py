@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pomona.catalog import listing
 from pomona.catalog.fingerprint import fingerprint
 from pomona.catalog.listing import find
 from pomona.evidence.card import SCALES, Card, Scale, Verdict, module_of
@@ -68,8 +69,7 @@ class Result:
 
 def code_of(slug: str) -> str:
     """The fingerprint of what a system's evidence is about: its method and its card."""
-    row = find(slug)
-    return fingerprint([row.module, module_of(slug)])
+    return fingerprint([listing.module_of(find(slug)), module_of(slug)])
 
 
 def seal_of(result: Result) -> str:

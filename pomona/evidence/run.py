@@ -95,7 +95,7 @@ class Standing:
 
 def standings(only: Callable[[Row], bool] = lambda row: True, results: Path = RESULTS) -> Sequence[Standing]:
     """One for each published system of the catalog, in its order."""
-    listed = [row for row in rows() if row.status == "published" and only(row)]
+    listed = [row for row in rows() if row.origin == "published" and only(row)]
     found = []
     for row in listed:
         made = results_of(row.slug, results)

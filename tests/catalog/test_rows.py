@@ -30,7 +30,7 @@ def defined() -> list[tuple[str, str]]:
     for file in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(("pomona", *file.relative_to(PACKAGE).with_suffix("").parts))
         slugs = re.findall(
-            r'^    method: Literal\["[^"]+"\] = "([^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE
+            X, file.read_text(encoding="utf-8"), re.MULTILINE
         )
         found += [(slug, module) for slug in slugs]
     return found
