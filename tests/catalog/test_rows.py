@@ -29,9 +29,8 @@ def defined() -> list[tuple[str, str]]:
     found = []
     for file in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(("pomona", *file.relative_to(PACKAGE).with_suffix("").parts))
-        slugs = re.findall(
-            X, file.read_text(encoding="utf-8"), re.MULTILINE
-        )
+        pattern = r'^    method: Literal\["[\w-]+"\] = "([\w-]+)"'
+        slugs = re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)
         found += [(slug, module) for slug in slugs]
     return found
 
