@@ -7,12 +7,14 @@ from pomona.anatomy.attention_call import AttentionCall, Place
 from pomona.anatomy.block import Attention, Block, FeedForward, Stack
 from pomona.anatomy.body import Anatomy, of, towers
 from pomona.anatomy.declaration import Shape
+from pomona.anatomy.discovery import Draft, draft
 from pomona.anatomy.dispatch import Modifier, modify_attention
 from pomona.anatomy.edits import Edit, EditPlan
 from pomona.anatomy.loading import load, read_weights, shadow
 from pomona.anatomy.permute import permute_
 from pomona.anatomy.registry import known_shapes, register
 from pomona.anatomy.space import Axis, Space
+from pomona.anatomy.stems import Frames, Patches, Points
 from pomona.anatomy.taps import (
     replace_branch,
     replace_inputs,
@@ -23,6 +25,7 @@ from pomona.anatomy.taps import (
     tap_stream,
 )
 from pomona.anatomy.touched import touched
+from pomona.anatomy.trunk import Trunk
 from pomona.anatomy.verify import Verification, verify, verify_weights
 from pomona.anatomy.walk import BlockWalk
 from pomona.anatomy.weight import Norm, Weight
@@ -34,17 +37,23 @@ __all__ = [
     "Axis",
     "Block",
     "BlockWalk",
+    "Draft",
     "Edit",
     "EditPlan",
     "FeedForward",
+    "Frames",
     "Modifier",
     "Norm",
+    "Patches",
     "Place",
+    "Points",
     "Shape",
     "Space",
     "Stack",
+    "Trunk",
     "Verification",
     "Weight",
+    "draft",
     "known_shapes",
     "load",
     "modify_attention",

@@ -32,7 +32,8 @@ def of(model: Any, shape: str | Shape | None = None) -> Anatomy:
         model: a `PreTrainedModel`, with or without a head.
         shape: a declaration or its name, for a model whose type is not in the registry.
     Raises:
-        UnsupportedModel: no declaration is known, or the model does not fit it; says how to register one.
+        UnsupportedModel: no declaration is known, or the model does not fit it, or its blocks hold parameters that are
+            not declared; says how to register one.
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
@@ -41,6 +42,22 @@ def of(model: Any, shape: str | Shape | None = None) -> Anatomy:
         >>> len(body.blocks), body.blocks[0].attention.query.shape
         (2, (32, 32))
     """
+    body = bound(model, shape)
+    inside = tuple(f"{stack.path}." for stack in body.stacks)
+    left = [name for name in body.unseen if name.startswith(inside)]
+    if left:
+        raise UnsupportedModel(
+            f"the blocks of {type(model).__name__} hold more than the shape {body.shape.name!r} declares",
+            needs="a declared part for every parameter of a block, or edits would tear it apart",
+            found=f"{len(left)} without one: {', '.join(left[:3])}{', ...' if left[3:] else ''}",
+            do="declare its own shape (anatomy.draft(model) proposes one) and call anatomy.register(shape), or "
+            "merge what was added, as adapters",
+        )
+    return body
+
+
+def bound(model: Any, shape: str | Shape | None = None) -> Anatomy:
+    """`of` for experiments on a declaration: it may leave out parameters of the blocks."""
     config = getattr(model, "config", None)
     if not isinstance(model, nn.Module) or not hasattr(config, "model_type"):
         raise UnsupportedModel(

@@ -82,7 +82,7 @@ def unknown(model_name: str, model_type: str, fitting: list[str]) -> Unsupported
         f"its modules fit the shape {fitting[0]!r}: prove it with anatomy.verify(tiny_model, shape={fitting[0]!r}), "
         f"then use anatomy.of(model, shape={fitting[0]!r})"
         if fitting
-        else "declare its shape (a dataclass of module paths, see pomona/anatomy/declaration.py) and call "
+        else "declare its shape (a dataclass of module paths: anatomy.draft(tiny_model) proposes one) and call "
         "anatomy.register(shape), or choose a model of a known type"
     )
     return UnsupportedModel(

@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PretrainedConfig
 
+from pomona.anatomy.declaration import Fields
 from pomona.anatomy.registry import shape_of
 from pomona.anatomy.tiny import SIZES, TINY, Tiny, tiny_model
 from pomona.ground.errors import ConfigError, DataError, UnsafeFile, UnsupportedModel, did_you_mean
@@ -86,8 +87,9 @@ def tiny_like(config: PretrainedConfig) -> Any:
     row = _row(config)
     small = {**(row.settings if row else SIZES)}
     shape = shape_of(config.model_type)
-    if shape is not None and "num_attention_heads" in small:
-        heads, kv_heads = (getattr(config, name, None) for name in (shape.fields.heads, shape.fields.kv_heads))
+    fields = Fields() if shape is None else shape.fields
+    if "num_attention_heads" in small:
+        heads, kv_heads = (getattr(config, name, None) for name in (fields.heads, fields.kv_heads))
         if kv_heads is not None and hasattr(config, "num_key_value_heads"):
             small["num_key_value_heads"] = small["num_attention_heads"] // (1 if kv_heads == heads else 2)
     kinds = getattr(config, "layer_types", None)

@@ -1,4 +1,4 @@
-"""`pomona anatomy`: show the parts of a model, and prove by experiment that they are what they are said to be."""
+"""`pomona anatomy`: show the parts of a model, prove by experiment what is said about them, propose it if unknown."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def show(
     from pomona.cli.anatomy_show import print_anatomy
 
     print_anatomy(model, tokens)
+
+
+@app.command()
+def draft(model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]) -> None:
+    """Propose the declaration of an unknown model by experiments on a tiny random one; say what is not proven."""
+    from pomona.cli.anatomy_show import print_draft
+
+    if not print_draft(model):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -189,6 +189,16 @@ def print_checks(name: str | None, every: bool, shape: str | None, config_only: 
     return passed
 
 
+def print_draft(name: str) -> bool:
+    """Propose a declaration and print it as source, with what is open; True when there is one."""
+    from pomona import anatomy
+    from pomona.anatomy.specimen import specimen
+
+    found = anatomy.draft(specimen(name))
+    output().print(Text(str(found)), soft_wrap=True)
+    return found.shape is not None
+
+
 def print_verification(name: str, found: Verification, seconds: float) -> None:
     """A line for the model with the number of checks by probe, and a line with a remedy for each one that failed."""
     from pomona.anatomy.remedies import REMEDIES

@@ -529,11 +529,13 @@ def test_parts_that_nobody_sees() -> None:
 def test_models_that_are_not_what_their_configuration_says() -> None:
     """Breaks when an adapter or a quantized layer is edited as if it were the weight."""
     model = make("llama")
-    layer = model.model.layers[1].mlp
-    layer.adapter = nn.Linear(3, 3)
+    body = of(model)
+    model.model.layers[1].mlp.adapter = nn.Linear(3, 3)
     before = state_of(model)
     with pytest.raises(UnsupportedModel, match=r"adapter(.|\n)*merge adapters"):
-        cut_(of(model), {of(model).blocks[0].ffn.features: [0, 1]})
+        cut_(body, {body.blocks[0].ffn.features: [0, 1]})
+    with pytest.raises(UnsupportedModel, match=r"adapter(.|\n)*merge what was added"):
+        of(model)
     assert_same(before, state_of(model))
 
 

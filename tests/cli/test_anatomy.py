@@ -122,3 +122,15 @@ def test_mistakes(words: list[str], message: str) -> None:
     """Catches a check of nothing that passes."""
     error = invoke(*words).exception
     assert isinstance(error, ConfigError) and message in str(error)
+
+
+def test_draft_prints_source_and_what_is_open() -> None:
+    """Catches a draft that cannot be pasted into a module, or that hides what it did not prove."""
+    result = invoke("draft", "stablelm")
+    assert result.exit_code == 0 and result.stdout.startswith("from pomona import anatomy\n")
+    scope: dict[str, Any] = {}
+    exec(result.stdout, scope)
+    try:
+        assert anatomy.known_shapes()["stablelm"] == scope["STABLELM"] and "checks passed" in result.stdout
+    finally:
+        unregister("stablelm")

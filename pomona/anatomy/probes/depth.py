@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pomona.anatomy.architecture import sized
-from pomona.anatomy.body import Anatomy, of
+from pomona.anatomy.body import Anatomy
 from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import Check, equal
 from pomona.anatomy.probes.lab import outputs_of
@@ -33,7 +33,7 @@ def probe_blocks(body: Anatomy) -> Iterator[Check]:
         handle = block.module.register_forward_hook(skip)
         skipped = outputs_of(body, inputs)
         handle.remove()
-        shorter = of(copy.deepcopy(body.model), body.shape)
+        shorter = Anatomy(copy.deepcopy(body.model), body.shape)
         others = [index for index in range(len(stack.blocks)) if index != block.index]
         try:
             shorter.restack_(others, stack=stack.name if len(body.stacks) > 1 else None)
@@ -45,7 +45,7 @@ def probe_blocks(body: Anatomy) -> Iterator[Check]:
         if isinstance(again, str):
             yield Check("blocks", f"without {block.path}, made anew", False, again)
         else:
-            found = outputs_of(of(again, body.shape), inputs)
+            found = outputs_of(Anatomy(again, body.shape), inputs)
             yield equal("blocks", f"without {block.path}, made anew", found, skipped)
 
 

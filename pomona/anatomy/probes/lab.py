@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pomona.anatomy.block import Attention, Block
-from pomona.anatomy.body import Anatomy, of
+from pomona.anatomy.body import Anatomy, bound
 from pomona.anatomy.declaration import Shape
 from pomona.anatomy.probes.check import EQUAL, difference
 from pomona.anatomy.taps import tap_inputs
@@ -26,7 +26,7 @@ def enlarged_copy(model: Any, shape: Shape | str | None = None, seed: int = 0) -
 
     At the usual initialization biases are zero and gains one, so that most probes would pass whatever is declared.
     """
-    body = of(enlarged(model, seed), shape)
+    body = bound(enlarged(model, seed), shape)
     if body.logits_added is not None:
         body.logits_added.copy_(torch.randn(body.logits_added.shape, generator=torch.Generator().manual_seed(8)))
     if "experts" in body.capabilities:
