@@ -87,6 +87,7 @@ class BlockFinder:
         """The attention whose output map is given, with the maps that it reads."""
         shared = min(int(_features(by)[_elsewhere(by)].min()) for by in moved.values() if bool(_elsewhere(by).any()))
         parts: list[tuple[str, Any]] = []
+        norms: dict[str, Any] = {}
         values = torch.zeros(self.given(output).shape[1:])
         for name, by in moved.items():
             features, elsewhere = _features(by), _elsewhere(by)
@@ -95,6 +96,9 @@ class BlockFinder:
                 for some, there in zip(features.tolist(), elsewhere.tolist(), strict=True)
             ]
             parts += _stored(name, roles).items()
+            for role in {"query", "key"} & set(roles):
+                own = self.gave(name)[..., [each == role for each in roles]]
+                norms[f"{role}_norm"] = self._norm_reading(own)
             values = values + by[[role == "value" for role in roles]].sum(0)
         if sorted(role for role, _ in parts) != ["key", "query", "value"]:
             found.open.append(f"{self.path}.{output}: query, key, value were not told apart among {', '.join(moved)}")
@@ -104,9 +108,6 @@ class BlockFinder:
             found.sizes = {"heads": values.shape[1] // width, "head_dim": width}
             found.sizes["kv_heads"] = found.sizes["heads"] // shared
             found.causal = not bool(values[:PLACE].any())
-        norms: dict[str, Any] = {
-            f"{role}_norm": self._norm_reading(self.gave(storage_path(at))) for role, at in parts if role != "value"
-        }
         return [AttentionShape(**dict(parts), **norms, output=output)]
 
     # ---- feed-forward

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from pomona import anatomy
 from pomona.anatomy import registry
 from pomona.anatomy.declaration import Fused, HeadShape
+from pomona.anatomy.specimen import specimen
 from pomona.ground.errors import UnsupportedModel
 from tests.anatomy.conftest import make
 
@@ -59,6 +60,15 @@ def test_fused_parts_are_told_apart(hidden: None) -> None:
         attention = shape.stacks[0].block.attention
         assert isinstance(attention.key, Fused) and attention.key.interleaved == interleaved
         assert attention.key.parts == ("query", "key", "value") and attention.key.part == "key"
+
+
+def test_norms_of_fused_queries_are_found(hidden: None) -> None:
+    """Breaks when a norm is looked for behind all rows of a fused map, and not behind those of the queries."""
+    model = specimen("persimmon")
+    shape = anatomy.draft(model).shape
+    assert shape is not None
+    attention = shape.stacks[0].block.attention
+    assert (attention.query_norm, attention.key_norm) == ("self_attn.q_layernorm", "self_attn.k_layernorm")
 
 
 OPEN = {
