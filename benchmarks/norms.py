@@ -78,7 +78,7 @@ def written_out() -> type:
 def run(*, quick: bool = False) -> None:
     """Measure and print."""
     cases = [CASES[0]] if quick else CASES
-    protocol = {"rounds": 3 if quick else 15, "ticks_per_round": 5 if quick else 20, "warmup_ticks": 10}
+    protocol = {"rounds": 3 if quick else 9, "ticks_per_round": 5 if quick else 12, "warmup_ticks": 10}
     seconds: dict[str, dict[str, list[float]]] = {}
     with Quiet() as quiet:
         for hidden, batch, training in cases:

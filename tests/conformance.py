@@ -6,6 +6,10 @@ import importlib
 import pkgutil
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from pomona.anatomy import towers
 from pomona.catalog import Kind, config_class, select
 from pomona.ground.config import MethodConfig
 
@@ -43,3 +47,14 @@ def check_listed(kind: Kind, package: str) -> None:
             if isinstance(member, type) and issubclass(member, MethodConfig) and "method" in member.__annotations__
         }
     assert found - {MethodConfig} <= set(methods_of(kind))
+
+
+def assert_same_model(loaded: Any, model: Any, outputs: Tensor, expected: Tensor) -> None:
+    """`loaded` has the weights of `model` and computes the same: to the last bit, but for experts, which transformers
+    computes with grouped products in a loaded model, and one by one in a model made from its configuration."""
+    theirs, ours = loaded.state_dict(), model.state_dict()
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
+    if any("experts" in body.capabilities for body in towers(model).values()):
+        torch.testing.assert_close(outputs, expected)
+    else:
+        assert torch.equal(outputs, expected)

@@ -77,6 +77,10 @@ class _StandIn(nn.Module):
         return (hidden, *[None] * (self._returns - 1)) if self._returns else hidden
 
 
+class SeenEnough(Exception):
+    """Raised by a tap during `BlockWalk.run`: the rest of the block need not run for this batch."""
+
+
 class BlockWalk:
     """Walk through the blocks of a model with the inputs that each block gets from calibration batches.
 
@@ -162,9 +166,11 @@ class BlockWalk:
         return [held.hidden for held in self._held]
 
     def run(self) -> None:
-        """Send every cached input through the current block and discard the outputs (for taps)."""
-        for _ in self.outputs():
-            pass
+        """Send every cached input through the current block for taps; one that raises `SeenEnough` ends its batch."""
+        block = self._current()
+        for held in self._held:
+            with torch.set_grad_enabled(self.gradients), suppress(SeenEnough):
+                self._call(block, held)
 
     def outputs(self) -> Iterator[Tensor]:
         """Hidden states that the current block, as it is now, makes of every cached input, on the block's device."""

@@ -32,7 +32,7 @@ from torch import Tensor
 from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.anatomy.taps import tap_inputs
-from pomona.anatomy.walk import BlockWalk
+from pomona.anatomy.walk import BlockWalk, SeenEnough
 from pomona.ground.errors import DataError
 from pomona.ground.machine import keep_freed_memory
 from pomona.quantization.config import GridConfig, once
@@ -228,10 +228,12 @@ class _Calibration:
     def run(self, walk: BlockWalk, weights: Sequence[Weight]) -> list[_Readers]:
         """One pass over all inputs; the weights in the order in which they run, grouped by what they read."""
         readers: list[_Readers] = []
+        order: list[_Collector] = []
         with ExitStack() as taps:
             for weight in weights:
-                taps.enter_context(tap_inputs(weight, _Collector(weight, readers, self.masks)))
+                taps.enter_context(tap_inputs(weight, _Collector(weight, readers, order, self.masks)))
             walk.run()
+        self.flops -= 2.0 * order[-1].weight.numel() * sum(map(_tokens, self.inputs[1:]))  # nobody reads what it makes
         for reader in readers:
             assert reader.hessian is not None
             self.flops += reader.hessian.flops
@@ -249,13 +251,22 @@ class _Calibration:
 class _Collector:
     """The callback of one weight: finds out whose input it reads too, and else adds it to a Hessian of its own."""
 
-    def __init__(self, weight: Weight, readers: list[_Readers], masks: Sequence[Tensor | None]) -> None:
-        self.weight, self.readers, self.masks = weight, readers, masks
+    def __init__(
+        self, weight: Weight, readers: list[_Readers], order: list[_Collector], masks: Sequence[Tensor | None]
+    ) -> None:
+        self.weight, self.readers, self.order, self.masks = weight, readers, order, masks
         self.calls = 0
         self.own: _Readers | None = None
 
     def __call__(self, rows_RI: Tensor) -> None:
         batch, self.calls = self.calls, self.calls + 1
+        self._collect(rows_RI, batch)
+        if batch == 0:
+            self.order.append(self)
+        elif self is self.order[-1]:
+            raise SeenEnough
+
+    def _collect(self, rows_RI: Tensor, batch: int) -> None:
         if batch == 0:
             for reader in self.readers:
                 # `first` keeps the memory alive, so that equal addresses mean the same tensor

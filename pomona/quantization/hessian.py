@@ -8,7 +8,7 @@ from torch import Tensor
 from pomona.ground.machine import has_fast_bfloat16
 from pomona.quantization.precision import products
 
-_PANEL = 512
+_PANEL = 256
 
 
 class RunningHessian:

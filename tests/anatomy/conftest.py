@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pomona.anatomy import Block, Weight, towers
+from pomona.anatomy import Block, Weight
 from pomona.anatomy.registry import shape_of
 from pomona.anatomy.tiny import TINY, VOCABULARY, tiny_model
 
@@ -51,17 +51,6 @@ def inputs_of(model: Any, batch: int = 2, tokens: int = 12, seed: int = 0) -> di
     if not model.config.is_encoder_decoder:
         return {"input_ids": ids}
     return {"input_ids": ids, "decoder_input_ids": torch.randint(2, VOCABULARY, (batch, 7), generator=generator)}
-
-
-def assert_same_model(loaded: Any, model: Any, outputs: Tensor, expected: Tensor) -> None:
-    """`loaded` has the weights of `model` and computes the same: to the last bit, but for experts, which transformers
-    computes with grouped products in a loaded model, and one by one in a model made from its configuration."""
-    theirs, ours = loaded.state_dict(), model.state_dict()
-    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
-    if any("experts" in body.capabilities for body in towers(model).values()):
-        torch.testing.assert_close(outputs, expected)
-    else:
-        assert torch.equal(outputs, expected)
 
 
 @pytest.fixture(params=MODELS)

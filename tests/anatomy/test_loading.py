@@ -16,8 +16,9 @@ from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.tiny import TINY
 from pomona.ground.errors import DamagedArtefact, DataError
+from tests.conformance import assert_same_model
 
-from .conftest import TOWERS, assert_same_model, make, shape_in
+from .conftest import TOWERS, make, shape_in
 from .test_edits import CUTS, cut_, planned
 
 

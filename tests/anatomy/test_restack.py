@@ -14,8 +14,9 @@ from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.taps import hidden_of
 from pomona.ground.errors import ConfigError, UnsupportedModel
+from tests.conformance import assert_same_model
 
-from .conftest import MODELS, TOWERS, assert_same_model, inputs_of, make, shape_in
+from .conftest import MODELS, TOWERS, inputs_of, make, shape_in
 
 ORDER = [0, 1, 1, 2, 0]
 

@@ -17,7 +17,7 @@ from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.tiny import tiny_model
 from pomona.ground.errors import ConfigError, DataError, UnsupportedModel
 from pomona.sparsity import PruningConfig, SparsityReport
-from tests.conformance import check_card, check_listed, methods_of, slug_of
+from tests.conformance import assert_same_model, check_card, check_listed, methods_of, slug_of
 from tests.sparsity.models import (
     FAMILIES,
     Distance,
@@ -116,7 +116,7 @@ def test_the_folder_and_the_rehearsal_are_what_the_report_says(
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval() if loader == "transformers" else anatomy.load(tmp_path)
     inputs = example_inputs(body)
-    assert torch.equal(outputs_of(anatomy.of(again), inputs), outputs_of(body, inputs))
+    assert_same_model(again, model, outputs_of(anatomy.of(again), inputs), outputs_of(body, inputs))
 
 
 @every_method
