@@ -37,7 +37,7 @@ def arms_plot(table: Table, metric: Metric, roles: Mapping[str, str], *, name: s
     height = 84 + row * len(values)
     with drawing(WIDTH, height) as canvas:
         arrow = "←" if metric.better == "lower" else "→"
-        canvas.title(f"{metric.name}, {metric.unit} ({arrow} better)")
+        canvas.title(f"{metric.name} ({arrow} better)")
         axes = canvas.axes(left=left, right=70, top=30, bottom=44)
         low, high = span(flat)
         axes.set_xlim(low, high)
