@@ -14,11 +14,10 @@ from pomona.anatomy.architecture import build, sized
 from pomona.ground.errors import DamagedArtefact, DataError, UnsafeFile, UnsupportedModel
 from pomona.ground.files import read_json
 from pomona.ground.quiet import without_bars
+from pomona.ground.weights import refuse_without_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-PICKLES = ("bin", "pt", "pth", "ckpt")
 
 
 def load(folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> PreTrainedModel:
@@ -38,15 +37,7 @@ def load(folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> Pr
     folder = Path(folder)
     config = read_config(folder)
     if not any(folder.glob("*.safetensors")):
-        pickles = sorted(file.name for suffix in PICKLES for file in folder.glob(f"*.{suffix}"))
-        if pickles:
-            raise UnsafeFile(
-                f"{folder} holds its weights as a pickle",
-                needs="*.safetensors",
-                found=", ".join(pickles),
-                do="convert it first, where you trust it: load it with transformers and save_pretrained it",
-            )
-        raise DataError(f"{folder} holds no weights", needs="*.safetensors", found="none")
+        refuse_without_weights(folder)
     options: dict[str, Any] = {"dtype": "auto" if dtype is None else dtype}
     packed = getattr(config, "quantization_config", None)
     if packed is not None:

@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pomona.ground.errors import DamagedArtefact, DataError, UnsafeFile
+from pomona.ground.errors import DamagedArtefact, DataError
 from pomona.ground.files import read_json, write_json
+from pomona.ground.weights import refuse_without_weights
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -112,17 +113,7 @@ class Weights(Mapping[str, Tensor]):
         elif (self.folder / SINGLE).is_file():
             files = [SINGLE]
         else:
-            pickles = sorted(
-                file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in self.folder.glob(f"*.{suffix}")
-            )
-            if pickles:
-                raise UnsafeFile(
-                    f"{self.folder} holds its weights as a pickle",
-                    needs="*.safetensors",
-                    found=", ".join(pickles),
-                    do="convert it first, where you trust it: load it with transformers and save_pretrained it",
-                )
-            raise DataError(f"{self.folder} holds no weights", needs=f"{SINGLE}, or {INDEX}", found="neither")
+            refuse_without_weights(self.folder, f"{SINGLE}, or {INDEX}")
         for file in files:
             if not (self.folder / file).is_file():
                 raise _damaged(self.folder / file, "missing, though the index lists it")

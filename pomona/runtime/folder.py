@@ -22,9 +22,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.ground.errors import ConfigError, DamagedArtefact, UnsafeFile, UnsupportedModel
+from pomona.ground.weights import refuse_without_weights
 from pomona.runtime.packed import PackedLinear, PackedWeight, read_packed, schemes_of
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 DType = Literal["auto", "float32", "bfloat16"]
@@ -86,6 +86,7 @@ def load_model(folder: Path, dtype: DType = "auto") -> LoadedModel:
         dtype: of dense weights; "auto" keeps what the folder says. float16 is read as float32.
     Raises:
         ConfigError: not a model folder, or a quantization that is not read here.
+        DataError: it holds no weights.
         UnsafeFile: only pickled weights, or code in the folder would have to run.
         DamagedArtefact: a weight file cannot be read.
         UnsupportedModel: not a causal language model, or packed tensors that contradict their scheme.
@@ -183,15 +184,7 @@ def _read_headers(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name -> (shape, dtype) of every tensor in the folder's safetensors; the values are not read."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-        if pickles:
-            raise UnsafeFile(
-                f"{folder} holds pickled weights",
-                needs="safetensors: a pickle can run code when it is read",
-                found=", ".join(pickles[:3]),
-                do="convert them elsewhere (load them with transformers, then save_pretrained) and copy the result",
-            )
-        raise ConfigError(f"{folder} holds no weights", needs="*.safetensors", found="none")
+        refuse_without_weights(folder)
     headers: dict[str, tuple[tuple[int, ...], str]] = {}
     for file in files:
         try:
