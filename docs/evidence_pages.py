@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pomona.cli.evidence_show import shown
 from pomona.evidence.card import Metric
 from pomona.evidence.plots import arms_plot
 from pomona.evidence.result import Result, results_of
@@ -57,9 +56,7 @@ def page(result: Result, title: str, picture_file: str) -> str:
     heads = ["arm", "role", *(f"{metric.name}, {metric.unit}" for metric in metrics), "FLOPs", "seconds"]
     rows = []
     for arm in table.arms:
-        cells = []
-        for metric in metrics:
-            cells.append(shown(table.mean(arm, metric.name), table.spread(arm, metric.name)))
+        cells = [table.shown(arm, metric.name) for metric in metrics]
         seconds = sum(trial.seconds for trial in table.of(arm)) / len(table.of(arm))
         cost = table.flops(arm)
         rows.append([arm, str(result.arms[arm]["role"]), *cells, flops(cost) if cost else "", f"{seconds:.1f}"])

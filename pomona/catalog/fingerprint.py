@@ -1,8 +1,8 @@
 """Which code a measurement is about, as one hash: results of code that has changed since are stale.
 
-Counted are the modules of the method's own rooms that it reaches by imports, and its card: what they compute, without
-comments, docstrings and layout. The substrate (anatomy, data, engine) is not: a change there that alters numbers has to
-be shown where it is made, and would otherwise make every result stale at every commit.
+Counted are the modules of methods, those of their own rooms that they reach by imports, and the card: what they
+compute, without comments, docstrings and layout. The substrate (anatomy, data, engine) is not: a change there that
+alters numbers has to be shown where it is made, and would otherwise make every result stale at every commit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from pomona.catalog.listing import source_file
 
-SUBSTRATE = ("ground", "anatomy", "data", "engine", "stages", "catalog", "cli")
+SUBSTRATE = ("ground", "anatomy", "data", "engine", "stages", "catalog", "evidence", "cli")
 
 
 def fingerprint(modules: Iterable[str]) -> str:

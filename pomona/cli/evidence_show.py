@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 from rich.table import Table as Grid
@@ -71,12 +70,6 @@ def print_result(result: Result) -> None:
     out.print(line)
 
 
-def shown(mean: float, spread: float) -> str:
-    """`1.622 ± 0.004`; nothing for NaN."""
-    deviation = "" if math.isnan(spread) else f" ± {spread:.2g}"
-    return "" if math.isnan(mean) else f"{mean:.4g}{deviation}"
-
-
 def arms_grid(table: Table, metrics: list[Metric], roles: dict[str, str]) -> Grid:
     """Arms by metrics: mean ± standard deviation over seeds."""
     from pomona.examination.units import flops
@@ -87,9 +80,7 @@ def arms_grid(table: Table, metrics: list[Metric], roles: dict[str, str]) -> Gri
         grid.add_column(f"{metric.name} {'↓' if metric.better == 'lower' else '↑'}", justify="right")
     grid.add_column("FLOPs", justify="right")
     for arm in table.arms:
-        cells = []
-        for metric in metrics:
-            cells.append(shown(table.mean(arm, metric.name), table.spread(arm, metric.name)))
+        cells = [table.shown(arm, metric.name) for metric in metrics]
         cost = table.flops(arm)
         role = roles.get(arm, "")
         name = Text(arm, "bold" if role == "method" else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -12,18 +13,19 @@ from pomona.evidence.budget import Budget, parse_budget, stretched
 from pomona.evidence.card import Metric
 from pomona.evidence.plots import arms_plot
 from pomona.evidence.sentence import sentence
-from pomona.evidence.table import Table
+from pomona.evidence.table import Paired, Table
 from pomona.evidence.trials import run_trials
 from pomona.ground.console import say
 from pomona.ground.errors import ConfigError
 from pomona.ground.files import read_json, write_json, write_text
 from pomona.stages import Artefact, Recipe, load
 from pomona.stages.base import Stage
+from pomona.stages.corpus import CorpusStage
 from pomona.stages.graph import Node
 from pomona.stages.plan import Plan
-from pomona.stages.recipe import entry_of
 from pomona.stages.runner import measure, prepare
 from pomona.stages.store import Store
+from pomona.stages.training import TrainingStage
 
 QUALITY = Metric("bits per byte", "held-out text")
 TOKENS = 65_536
@@ -100,11 +102,18 @@ def compare(
             "conclusion": conclusion,
             "arms": arms,
             "trials": [asdict(trial) for trial in trials],
-            "pairs": {f"{a} - {b}": asdict(table.against(a, b, QUALITY.name)) for a, b in combinations(names, 2)},
+            "pairs": {f"{a} - {b}": described(table.against(a, b, QUALITY.name)) for a, b in combinations(names, 2)},
         },
     )
     write_text(folder / "comparison.svg", arms_plot(table, QUALITY, {}))
     return Comparison(table, conclusion, folder)
+
+
+def described(pair: Paired) -> dict[str, Any]:
+    """Plain values; what one seed cannot tell is null."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(pair).items()
+    }
 
 
 def names_of(recipes: Sequence[Recipe]) -> list[str]:
@@ -125,38 +134,40 @@ def quality(made: Mapping[str, Artefact]) -> dict[str, float]:
     return {QUALITY.name: float(found), "bytes": float(row["bytes"])}
 
 
-def common_corpus(recipes: Mapping[str, Recipe], data: str | Path | None) -> Any:
+def common_corpus(recipes: Mapping[str, Recipe], data: str | Path | None) -> CorpusStage:
     """The one corpus on which all recipes are judged.
 
     Raises:
         ConfigError: a recipe reads none, or two read different ones.
     """
-    found = {}
+    found: dict[str, CorpusStage] = {}
     for name, recipe in recipes.items():
-        own = [entry for entry in recipe.raw["stages"] if entry_of(entry)[0] == "corpus"]
+        own = [stage for stage in recipe.stages if isinstance(stage, CorpusStage)]
         if len(own) != 1:
             raise ConfigError(f"{name} cannot be compared", needs="one corpus stage", found=f"{len(own)}")
-        values = entry_of(own[0])[1]
-        found[name] = {"sources": values} if isinstance(values, str | list) else dict(values)
-    first, *others = found.values()
+        found[name] = own[0]
+    (first_name, first), *others = found.items()
     if data is not None:
-        return {"corpus": {**first, "sources": [str(data)]}}
-    for name, other in zip(list(found)[1:], others, strict=True):
-        if other != first:
+        return first.model_validate({**first.model_dump(), "sources": [str(data)]})
+    for name, other in others:
+        if other.identity() != first.identity():
             raise ConfigError(
-                f"{name} and {next(iter(found))} would be judged on different text",
+                f"{name} and {first_name} would be judged on different text",
                 do="give both the same corpus stage, or --data",
             )
-    return {"corpus": first}
+    return first
 
 
-def with_corpus(recipe: Recipe, corpus: Any) -> Recipe:
+def with_corpus(recipe: Recipe, corpus: CorpusStage) -> Recipe:
     """The recipe with another corpus stage; its label stays."""
-    stages = []
-    for label, entry in zip(recipe.labels, recipe.raw["stages"], strict=True):
-        verb, _ = entry_of(entry)
-        stages.append({"corpus": {**corpus["corpus"], "name": label}} if verb == "corpus" else entry)
-    return load({**recipe.raw, "stages": stages})
+    pairs = zip(recipe.stages, recipe.labels, strict=True)
+    stages = [entry_for(corpus if isinstance(stage, CorpusStage) else stage, label) for stage, label in pairs]
+    return load({"name": recipe.name, "stages": stages})
+
+
+def entry_for(stage: Stage, label: str) -> dict[str, Any]:
+    """A stage as recipes list it, with its label, so that dropping others does not rename it."""
+    return {stage.verb: {**stage.model_dump(mode="json", by_alias=True), "name": label}}
 
 
 def line_of(recipe: Recipe, folder: Path) -> tuple[str, list[Any]]:
@@ -168,9 +179,7 @@ def line_of(recipe: Recipe, folder: Path) -> tuple[str, list[Any]]:
         raise ConfigError(f"{recipe.name} makes no model")
     end = [node for node in models if root_of(node) is starts[0]][-1]
     needed = ancestors(end)
-    return end.label, [
-        as_mapping(entry, node) for entry, node in zip(recipe.raw["stages"], nodes, strict=True) if node.label in needed
-    ]
+    return end.label, [entry_for(node.stage, node.label) for node in nodes if node.label in needed]
 
 
 def root_of(node: Node) -> Node:
@@ -186,13 +195,6 @@ def ancestors(node: Node) -> set[str]:
     """Labels of everything that a stage needs, itself included."""
     sources = [source for each in node.inputs.values() for source in each if isinstance(source, Node)]
     return {node.label}.union(*(ancestors(source) for source in sources))
-
-
-def as_mapping(entry: Any, node: Node) -> dict[str, Any]:
-    """A stage as `{verb: values}`, with its label, so that dropping others does not rename it."""
-    verb, values = entry_of(entry)
-    given = {"sources": values} if verb == "corpus" and isinstance(values, str | list) else dict(values)
-    return {str(verb): {**given, "name": node.label}}
 
 
 def fitted(name: str, values: list[Any], budget: Budget, folder: Path) -> list[Any]:
@@ -224,7 +226,5 @@ def cost_of(plan: Plan, budget: Budget) -> float:
 
 def trained(values: Sequence[Any]) -> list[Any]:
     """The training stages among these."""
-    from pomona.stages.training import TrainingStage
-
     stages: Sequence[Stage] = load({"name": "line", "stages": list(values)}).stages
     return [stage for stage in stages if isinstance(stage, TrainingStage)]

@@ -8,10 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pomona.catalog import listing
 from pomona.catalog.fingerprint import fingerprint
-from pomona.catalog.listing import find
-from pomona.evidence.card import SCALES, Card, Scale, Verdict, module_of
+from pomona.evidence.card import SCALES, Card, Scale, Verdict, card_of, has_card
 from pomona.evidence.table import Table, Trial, trial_from_dict
 from pomona.ground.errors import DamagedArtefact
 from pomona.ground.files import content_hash, read_json, write_json
@@ -35,7 +33,8 @@ class Result:
         trials: every arm at every seed.
         verdict: by the rule.
         versions, machine: what it was run with, and on.
-        code: fingerprint of the method and the card.
+        modules: of the card, the method, and all methods that it was compared with.
+        code: fingerprint of these.
         day: on which it ended.
         seal: hash of everything else; empty until it is written.
     """
@@ -51,6 +50,7 @@ class Result:
     verdict: Verdict
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
+    modules: tuple[str, ...]
     code: str
     day: str
     seal: str = ""
@@ -64,12 +64,11 @@ class Result:
         """Whether the file and the code are still those of the run."""
         if self.seal != seal_of(self):
             return "edited"
-        return "fresh" if self.code == code_of(self.slug) else "stale"
+        return "fresh" if self.code == fingerprint(self.modules) and self.arms == self._arms_now() else "stale"
 
-
-def code_of(slug: str) -> str:
-    """The fingerprint of what a system's evidence is about: its method and its card."""
-    return fingerprint([listing.module_of(find(slug)), module_of(slug)])
+    def _arms_now(self) -> Mapping[str, Any]:
+        """The arms of the card as it is; what they start from is not in the card's own file."""
+        return arms_of(card_of(self.slug), self.scale) if has_card(self.slug) else {}
 
 
 def seal_of(result: Result) -> str:
@@ -98,6 +97,7 @@ def read_result(file: Path) -> Result:
         values = dict(read_json(file))
         values["trials"] = tuple(trial_from_dict(trial) for trial in values["trials"])
         values["metrics"] = tuple(values["metrics"])
+        values["modules"] = tuple(values["modules"])
         values["verdict"] = Verdict(**values["verdict"])
         return Result(**values)
     except (KeyError, TypeError, ValueError) as error:
@@ -118,5 +118,11 @@ def described(card: Card, scale: Scale) -> dict[str, Any]:
         "equal": card.equal,
         "rule": card.rule,
         "metrics": tuple(asdict(metric) for metric in card.metrics),
-        "arms": {name: asdict(arm) for name, arm in card.arms(scale).items()},
+        "arms": arms_of(card, scale),
     }
+
+
+def arms_of(card: Card, scale: Scale) -> dict[str, Any]:
+    """The arms of a card as they are written: plain values."""
+    plain: dict[str, Any] = json.loads(json.dumps({name: asdict(arm) for name, arm in card.arms(scale).items()}))
+    return plain

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pomona.catalog.listing import Row, rows
-from pomona.evidence.card import SCALES, Card, Scale, Verdict, card_of, has_card
-from pomona.evidence.result import RESULTS, Result, State, code_of, described, results_of, sealed, write_result
+from pomona.catalog.fingerprint import fingerprint
+from pomona.catalog.listing import Row, find, rows
+from pomona.catalog.listing import module_of as method_of
+from pomona.evidence.card import SCALES, Card, Scale, Stages, Verdict, card_of, has_card, module_of
+from pomona.evidence.code import code_of, compared
+from pomona.evidence.result import RESULTS, Result, State, described, results_of, sealed, write_result
 from pomona.evidence.table import Table
 from pomona.evidence.trials import run_trials
 from pomona.ground.console import say
 from pomona.ground.errors import ConfigError, did_you_mean
 from pomona.ground.machine import machine
+from pomona.stages import load
 from pomona.stages.runner import versions
 
 WORK = Path("runs/evidence")
@@ -47,8 +51,9 @@ def run_evidence(
 
 def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path) -> Result:
     """`run_evidence` of a card at hand."""
-    code = code_of(card.slug)  # as it is when the run begins
     arms = card.arms(scale)
+    modules = measured(card, {name: arm.stages for name, arm in arms.items()})
+    code = fingerprint(modules)  # as it is when the run begins
     say(f"[bold]{card.slug}[/] at scale {scale}, {seeds} seeds\n  claim: {card.claim}\n  equal: {card.equal}")
     trials = run_trials(
         f"{card.slug}.{scale}",
@@ -56,6 +61,7 @@ def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path)
         dict.fromkeys(arms, card.measure),
         range(seeds),
         work,
+        salt=code_of,
     )
     verdict = card.judge(Table(trials))
     result = sealed(
@@ -65,6 +71,7 @@ def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path)
             verdict=verdict,
             versions=versions(),
             machine=machine().asdict(),
+            modules=tuple(sorted(modules)),
             code=code,
             day=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
@@ -72,6 +79,13 @@ def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path)
     file = write_result(result, results)
     say(f"[bold]{card.slug}: {verdict.status}[/], {verdict.because}\n[dim]written: {file}[/]")
     return result
+
+
+def measured(card: Card, arms: Mapping[str, Stages]) -> set[str]:
+    """The modules that a result is about: the card, its method, and what the arms are compared by."""
+    recipes = {name: load({"name": card.slug, "stages": list(stages)}) for name, stages in arms.items()}
+    found = compared({name: recipe.stages for name, recipe in recipes.items()})
+    return {module_of(card.slug), method_of(find(card.slug)), *found}
 
 
 @dataclass(frozen=True)
@@ -93,11 +107,12 @@ class Standing:
         return self.result.verdict if self.result else None
 
 
-def standings(only: Callable[[Row], bool] = lambda row: True, results: Path = RESULTS) -> Sequence[Standing]:
+def standings(results: Path = RESULTS) -> Sequence[Standing]:
     """One for each published system of the catalog, in its order."""
-    listed = [row for row in rows() if row.origin == "published" and only(row)]
     found = []
-    for row in listed:
+    for row in rows():
+        if row.origin != "published":
+            continue
         made = results_of(row.slug, results)
         found.append(Standing(row, has_card(row.slug), made[-1] if made else None))
     return found

@@ -22,7 +22,7 @@ def sentence(table: Table, metric: Metric) -> str:
     order = sorted(table.arms, key=lambda arm: sign * table.mean(arm, metric.name))
     best, second = order[0], order[1]
     n = len(table.seeds)
-    shown = "; ".join(shown_mean(table, arm, metric) for arm in order)
+    shown = "; ".join(f"{arm} {table.shown(arm, metric.name)}" for arm in order)
     if n < 2:
         return f"{shown}. One seed says nothing about chance: run at least 3."
     pairs = len(table.arms) * (len(table.arms) - 1) // 2
@@ -37,13 +37,6 @@ def sentence(table: Table, metric: Metric) -> str:
         f"{shown}. No difference between {best} and {second} can be told from chance: "
         f"{amount} apart ({interval}; {test})."
     )
-
-
-def shown_mean(table: Table, arm: str, metric: Metric) -> str:
-    """`a 1.622 ± 0.004`."""
-    spread = table.spread(arm, metric.name)
-    deviation = "" if math.isnan(spread) else f" ± {fixed(spread, 3)}"
-    return f"{arm} {fixed(table.mean(arm, metric.name), 3)}{deviation}"
 
 
 def corrected(table: Table, metric: Metric) -> dict[frozenset[str], float]:

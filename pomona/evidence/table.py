@@ -119,6 +119,12 @@ class Table:
         values = self.values(arm, metric)
         return stdev(values) if len(values) > 1 else math.nan
 
+    def shown(self, arm: str, metric: str) -> str:
+        """Mean ± standard deviation, `1.622 ± 0.0041`; the mean alone for one seed, nothing where it is NaN."""
+        mean, spread = self.mean(arm, metric), self.spread(arm, metric)
+        deviation = "" if math.isnan(spread) else f" ± {spread:.2g}"
+        return "" if math.isnan(mean) else f"{mean:.4g}{deviation}"
+
     def pooled_spread(self, arm: str, other: str, metric: str) -> float:
         """Root mean square of the two arms' standard deviations."""
         return math.sqrt((self.spread(arm, metric) ** 2 + self.spread(other, metric) ** 2) / 2)

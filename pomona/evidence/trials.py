@@ -7,7 +7,6 @@ interrupted experiment continues where it stopped, and a later one with more see
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,23 @@ from pomona.evidence.table import Trial
 from pomona.ground.console import say
 from pomona.ground.errors import ConfigError
 from pomona.stages import Artefact, Recipe, load
-from pomona.stages.base import ledger_flops
-from pomona.stages.graph import Node
+from pomona.stages.graph import Node, Salt
 from pomona.stages.reporting import chain_of
 from pomona.stages.runner import execute, prepare
 from pomona.stages.store import Store
 from pomona.stages.training import TrainingStage
 
-NOT_COUNTED = ("evaluate", "sweep")
-
 Measure = Callable[[Mapping[str, Artefact]], Mapping[str, float]]
 
 
 def run_trials(
-    name: str, arms: Mapping[str, Sequence[Any]], measures: Mapping[str, Measure], seeds: Sequence[int], work: Path
+    name: str,
+    arms: Mapping[str, Sequence[Any]],
+    measures: Mapping[str, Measure],
+    seeds: Sequence[int],
+    work: Path,
+    *,
+    salt: Salt = lambda stage: "",
 ) -> tuple[Trial, ...]:
     """Run every arm with every seed.
 
@@ -40,6 +42,7 @@ def run_trials(
         measures: the metrics of each arm, from what it made, by label.
         seeds: of everything random.
         work: folder of all runs; what other experiments have made there is shared.
+        salt: what makes a stage another one besides its configuration and inputs.
 
     Raises:
         ConfigError: an arm is not a valid recipe, or its sweep is another than the others'; nothing was computed.
@@ -49,7 +52,7 @@ def run_trials(
         for arm in rotated(list(arms), turn):  # nobody is always first
             recipe = load({"name": folder_name(f"{name}-{arm}-{seed}"), "seed": seed, "stages": list(arms[arm])})
             store = Store(work / recipe.name)
-            runs.append((arm, seed, recipe, store, prepare(recipe, store, probe=False)[0]))
+            runs.append((arm, seed, recipe, store, prepare(recipe, store, probe=False, salt=salt)[0]))
     check_tuning({arm: recipe for arm, _, recipe, _, _ in runs})
     trials = []
     shared = {seed: common([nodes for _, at, _, _, nodes in runs if at == seed]) for seed in seeds}
@@ -100,19 +103,18 @@ def check_tuning(arms: Mapping[str, Recipe]) -> None:
 
 def costs(made: Mapping[str, Artefact], shared: set[str]) -> dict[str, Any]:
     """What an arm cost beyond what it shares, what the shared part cost, and its losses along the way."""
-    total: defaultdict[str, float] = defaultdict(float)
-    for artefact in (each for each in made.values() if each.kind == "model"):
-        purposes = artefact.ledger().get("purposes", {})
-        if artefact.hash in shared:
-            total["shared_flops"] += ledger_flops({"purposes": purposes})
-            continue
-        total["sweep_flops"] += purposes.get("sweep", {}).get("flops", 0.0)
-        for purpose, cost in purposes.items():
-            if purpose not in NOT_COUNTED:
-                total["flops"] += cost["flops"]
-                total["seconds"] += cost["seconds"]
-    hashes = {label: artefact.hash for label, artefact in made.items()}
-    return {**total, "curve": tuple(curve_of(list(made.values()), shared)), "made": hashes}
+    own, common = Ledger(), Ledger()
+    for artefact in made.values():
+        if artefact.kind != "examination" and (ledger := artefact.ledger()):
+            (common if artefact.hash in shared else own).merge(Ledger.from_dict(ledger))
+    return {
+        "flops": own.flops,
+        "seconds": own.seconds,
+        "shared_flops": common.flops,
+        "sweep_flops": own.of("sweep").flops,
+        "curve": tuple(curve_of(list(made.values()), shared)),
+        "made": {label: artefact.hash for label, artefact in made.items()},
+    }
 
 
 def curve_of(made: Sequence[Artefact], shared: set[str]) -> Iterator[tuple[float, float, float]]:

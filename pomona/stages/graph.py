@@ -12,6 +12,7 @@ from pomona.ground.files import MANIFEST, content_hash, file_hash, read_manifest
 from pomona.stages.base import ArtefactKind, Need, Stage
 
 Report = Callable[[str, str, str], None]
+Salt = Callable[[Stage], str]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Node:
         seed: the stage's own, or the recipe's.
         inputs: where each need comes from.
         hash: of the configuration and all inputs: the same hash, the same result.
+        salt: what else the hash is of, such as the code of the methods; nothing by default.
         asked_by: hash of the stage of the recipe that wants it: of a pilot the one it serves, else its own.
     """
 
@@ -44,16 +46,23 @@ class Node:
     seed: int
     inputs: Mapping[str, tuple[Node | Outside, ...]] = field(default_factory=dict)
     hash: str = ""
+    salt: str = ""
     asked_by: str = ""
 
     def variant(self, stage: Stage, label: str) -> Node:
         """The same place and inputs with another configuration, such as a pilot of a sweep."""
         fields = {need.field for need in stage.needs()}
         inputs = {name: sources for name, sources in self.inputs.items() if name in fields}
-        return finished(Node(self.index, label, stage, self.seed, inputs, asked_by=self.asked_by))
+        return finished(replace(self, label=label, stage=stage, inputs=inputs))
 
 
-def wire(stages: Sequence[Stage], labels: Sequence[str], seed: int, report: Callable[[int], Report]) -> list[Node]:
+def wire(
+    stages: Sequence[Stage],
+    labels: Sequence[str],
+    seed: int,
+    report: Callable[[int], Report],
+    salt: Salt = lambda stage: "",
+) -> list[Node]:
     """Give every stage its inputs.
 
     A need without a name takes the last artefact of its kind; a name is that of an earlier stage, or a folder.
@@ -64,7 +73,7 @@ def wire(stages: Sequence[Stage], labels: Sequence[str], seed: int, report: Call
         own_seed = getattr(stage, "seed", None)
         node = Node(index, label, stage, seed if own_seed is None else own_seed)
         inputs = {need.field: _sources(need, nodes, labels[index:], report(index)) for need in stage.needs()}
-        node = Node(index, label, stage, node.seed, inputs)
+        node = replace(node, inputs=inputs, salt=salt(stage))
         try:
             nodes.append(finished(node))
         except PomonaError as error:  # a source that is not there
@@ -86,6 +95,8 @@ def finished(node: Node) -> Node:
         value["seed"] = node.seed
     if (outside := stage.outside()) is not None:
         value["outside"] = outside
+    if node.salt:
+        value["salt"] = node.salt
     own = content_hash(value)[:12]
     return replace(node, hash=own, asked_by=node.asked_by or own)
 

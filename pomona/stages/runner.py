@@ -18,7 +18,7 @@ from pomona.ground.files import write_json
 from pomona.ground.ranks import from_main, is_main, wait
 from pomona.stages.base import Artefact, Job, Stage
 from pomona.stages.cleaning import described, leftovers, note_run
-from pomona.stages.graph import Node, made_by, wire
+from pomona.stages.graph import Node, Salt, made_by, wire
 from pomona.stages.plan import Plan, make_plan, show
 from pomona.stages.recipe import Header, Recipe, Source, flat_paths, load
 from pomona.stages.store import Store
@@ -124,11 +124,14 @@ def call(verb: str, values: Mapping[str, Any], out: str | Path, *, dashes: bool 
     return artefact
 
 
-def prepare(recipe: Recipe, store: Store, *, probe: bool = True) -> tuple[list[Node], Plan]:
+def prepare(
+    recipe: Recipe, store: Store, *, probe: bool = True, salt: Salt = lambda stage: ""
+) -> tuple[list[Node], Plan]:
     """Wire and plan a recipe. Raises one `ConfigError` with all problems; measures the machine only without any.
 
     Args:
         probe: measure how long the stages will take here.
+        salt: what a stage's hash depends on besides configuration and inputs.
     """
     problems: list[Problem] = []
 
@@ -136,7 +139,7 @@ def prepare(recipe: Recipe, store: Store, *, probe: bool = True) -> tuple[list[N
         prefix = recipe.prefix(index)
         return lambda key, what, do: problems.append(_at(prefix, key, what, do))
 
-    nodes = wire(recipe.stages, recipe.labels, recipe.header.seed, report)
+    nodes = wire(recipe.stages, recipe.labels, recipe.header.seed, report, salt)
     plan = make_plan(nodes, store, lambda node: report(node.index))
     recipe.source.refuse(problems, f"{recipe.name} cannot run")
     if probe:

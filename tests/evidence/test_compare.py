@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pomona.evidence.budget import Budget, parse_budget
-from pomona.evidence.compare import common_corpus, compare, cost_of, fitted, line_of, names_of, planned
+from pomona.evidence.compare import common_corpus, compare, cost_of, described, fitted, line_of, names_of, planned
+from pomona.evidence.table import Table, Trial
 from pomona.ground.errors import ConfigError
 from pomona.stages import load
 
@@ -89,7 +90,8 @@ def test_what_cannot_be_compared(texts: Path, tmp_path: Path) -> None:
     found = {name: load(values) for name, values in (("one", one), ("other", other))}
     with pytest.raises(ConfigError, match="judged on different text"):
         common_corpus(found, None)
-    assert common_corpus(found, "mine")["corpus"] == {"sources": ["mine"], "validation": 0.3}
+    mine = common_corpus(found, "mine")
+    assert [source.path for source in mine.sources] == ["mine"] and mine.validation == 0.3
     with pytest.raises(ConfigError, match="needs two recipes"):
         compare([one], budget="1e9flops")  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="is not a budget"):
@@ -110,4 +112,6 @@ def test_two_recipes(texts: Path, tmp_path: Path) -> None:
     assert found.conclusion.startswith("good ")
     saved = json.loads((tmp_path / "out/comparison.json").read_text())
     assert saved["conclusion"] == found.conclusion and len(saved["trials"]) == 4
+    pair = described(Table((Trial("a", 0, {"x": 1.0}), Trial("b", 0, {"x": 2.0}))).against("a", "b", "x"))
+    assert pair["mean"] == -1.0 and pair["p"] is None
     assert "<svg" in (tmp_path / "out/comparison.svg").read_text()

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from pomona.catalog import fingerprint
-from pomona.evidence.card import Verdict
-from pomona.evidence.result import Result, code_of, file_of, read_result, results_of, write_result
+from pomona.evidence.card import Verdict, card_of
+from pomona.evidence.result import Result, arms_of, file_of, read_result, results_of, write_result
 from pomona.evidence.table import Trial
 from pomona.ground.errors import DamagedArtefact
+
+MODULES = ("pomona.evidence.cards.gptq", "pomona.quantization.gptq", "pomona.quantization.rtn")
 
 
 def result(**changes: object) -> Result:
@@ -23,12 +25,13 @@ def result(**changes: object) -> Result:
         "equal": "e",
         "rule": "r",
         "metrics": ({"name": "loss", "unit": "nats", "better": "lower"},),
-        "arms": {"a": {"role": "method", "stages": [{"corpus": "x"}]}},
+        "arms": arms_of(card_of("gptq"), "tiny"),
         "trials": (Trial("a", 0, {"loss": 0.1 + 0.2}, flops=1e12, curve=((1.0, 2.0, 3.0),), made={"base": "00"}),),
         "verdict": Verdict("partly", "because"),
         "versions": {"torch": "2"},
         "machine": {"cores": 2, "accelerator": None},
-        "code": code_of("gptq"),
+        "modules": MODULES,
+        "code": fingerprint.fingerprint(MODULES),
         "day": "2026-01-01",
     }
     return Result(**{**values, **changes})  # type: ignore[arg-type]
@@ -45,13 +48,15 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_edited_and_stale(tmp_path: Path) -> None:
-    """Catches a number that somebody improved, and a verdict on code that is no more."""
+    """Catches a number that somebody improved, and a verdict on code or arms that are no more."""
     file = write_result(result(), tmp_path)
     values = json.loads(file.read_text())
     values["trials"][0]["metrics"]["loss"] = 0.1
     file.write_text(json.dumps(values))
     assert read_result(file).state == "edited"
     assert read_result(write_result(result(code="0" * 16), tmp_path)).state == "stale"
+    assert read_result(write_result(result(modules=MODULES[:1]), tmp_path)).state == "stale"
+    assert read_result(write_result(result(arms={}), tmp_path)).state == "stale"
     file.write_text(json.dumps({"slug": "gptq"}))
     with pytest.raises(DamagedArtefact, match="is not a result"):
         read_result(file)

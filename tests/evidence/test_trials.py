@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pomona.evidence.table import Trial
 from pomona.evidence.trials import check_tuning, rotated, run_trials
 from pomona.ground.errors import ConfigError, TrainingStopped
 from pomona.stages import Artefact, load
@@ -57,6 +58,23 @@ def test_more_seeds_add_and_interruptions_continue(fakes: list[str], tmp_path: P
     assert fakes == ["tend:0"]
     run(tmp_path)
     assert fakes == ["tend:0", "tend:1", "tend:0"]
+
+
+def test_other_code_makes_other_stages(fakes: list[str], tmp_path: Path) -> None:
+    """Catches a changed method whose new result consists of what its old code made."""
+
+    def run(version: str) -> tuple[Trial, ...]:
+        arms = {"tried": [{"sow": {"text": "seed"}}, {"tend": {"times": 2, "pilots": [1]}}]}
+        return run_trials(
+            "o", arms, {"tried": words}, [0], tmp_path, salt=lambda stage: version * (stage.verb == "tend")
+        )
+
+    (first,) = run("old")
+    fakes.clear()
+    assert run("old")[0].made == first.made and fakes == []
+    (second,) = run("new")
+    assert fakes == ["tend-pilot-1:0", "tend:0", "tend:1"]
+    assert second.made["sow"] == first.made["sow"] and second.made["tend"] != first.made["tend"]
 
 
 def test_a_bad_arm_costs_nothing(fakes: list[str], tmp_path: Path) -> None:
