@@ -28,6 +28,8 @@ HEADS = {
 }
 """The head that each objective trains; other objectives train a causal one."""
 
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
 
 def config_from(description: Mapping[str, Any], vocab_size: int | None = None) -> PretrainedConfig:
     """A model's configuration from `{shape: llama, hidden_size: 256, ...}`: any field that transformers knows.
@@ -53,6 +55,10 @@ def config_from(description: Mapping[str, Any], vocab_size: int | None = None) -
             raise ConfigError(f"{shape} has no field {name!r}", where=name, do=did_you_mean(name, known))
     if vocab_size is not None:
         fields.setdefault("vocab_size", vocab_size)
+    if isinstance(vocabulary := fields.get("vocab_size"), int):
+        for name in SPECIAL_TOKENS:  # those of the published model may lie outside this vocabulary
+            if isinstance(token := getattr(default, name, None), int) and token >= vocabulary:
+                fields.setdefault(name, None)
     try:
         return AutoConfig.for_model(shape, **fields)
     except (ValueError, TypeError) as error:
@@ -126,7 +132,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the configuration name the tokenizer's special tokens. A decoder starts from the padding token, as T5's."""
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for name in SPECIAL_TOKENS:
         setattr(config, name, getattr(tokenizer, name))
     if config.is_encoder_decoder:
         config.decoder_start_token_id = tokenizer.pad_token_id
