@@ -6,7 +6,8 @@ What is written does not pass: the card has gaps, the functions raise, the tests
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pomona.catalog.kinds import KINDS, Kind
@@ -17,52 +18,87 @@ from pomona.ground.files import write_text
 
 @dataclass(frozen=True)
 class Mould:
-    """What is particular about a kind: its room, the method of its configurations, and what that needs."""
+    """What is particular about a kind.
+
+    Attributes:
+        room: where its methods live.
+        methods: of its configurations, as they are written.
+        imports: what their signatures name, `module: names`.
+        base: `module:name` of what its configurations inherit from.
+    """
 
     room: str
-    signature: str
-    imports: str = ""
+    methods: tuple[str, ...]
+    imports: Mapping[str, str]
+    base: str = "pomona.ground.config:MethodConfig"
 
 
-MODEL = "from transformers import PreTrainedModel"
+MODEL = {"transformers": "PreTrainedModel"}
+APPLY = Mould("", ("apply_(self, model: PreTrainedModel) -> None",), MODEL)
 MOULDS: dict[Kind, Mould] = {
     "objective": Mould(
         "objectives",
-        "build(self, tokenizer: PreTrainedTokenizerBase) -> Objective",
-        "from transformers import PreTrainedTokenizerBase\n\n    from pomona.engine import Objective",
+        ("build(self, tokenizer: PreTrainedTokenizerBase) -> Objective",),
+        {"transformers": "PreTrainedTokenizerBase", "pomona.engine": "Objective"},
     ),
     "optimizer": Mould(
         "optimizers",
-        "build(self, body: Anatomy, *, total_steps: int) -> torch.optim.Optimizer",
-        "import torch\n\n    from pomona.anatomy import Anatomy",
+        ("build(self, body: Anatomy, *, total_steps: int) -> Optimizer",),
+        {"torch.optim": "Optimizer", "pomona.anatomy": "Anatomy"},
     ),
-    "schedule": Mould("schedules", "build(self, total_steps: int) -> Schedule", "from pomona.engine import Schedule"),
+    "schedule": Mould("schedules", ("build(self, total_steps: int) -> Schedule",), {"pomona.engine": "Schedule"}),
     "growth": Mould(
         "growth",
-        "apply_(self, model: PreTrainedModel) -> GrowthReport",
-        f"{MODEL}\n\n    from pomona.growth.report import GrowthReport",
+        ("apply_(self, model: PreTrainedModel) -> GrowthReport",),
+        {**MODEL, "pomona.growth.report": "GrowthReport"},
+    ),
+    "sparsity": Mould(
+        "sparsity",
+        (
+            "check(self, body: Anatomy) -> None",
+            "rehearse_(self, model: Any) -> Loader | None",
+            "apply_(\n        self, model: Any, batches: Sequence[Batch] = (), objective: Objective | None = None\n    )"
+            " -> SparsityReport",
+        ),
+        {
+            "collections.abc": "Sequence",
+            "typing": "Any",
+            "pomona.anatomy": "Anatomy",
+            "pomona.engine": "Batch, Objective",
+            "pomona.sparsity.report": "Loader, SparsityReport",
+        },
+        base="pomona.sparsity.config:PruningConfig",
     ),
     "quantization": Mould(
         "quantization",
-        "apply_(self, model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> QuantizationReport",
-        "from collections.abc import Iterable, Mapping\n\n    from torch import Tensor\n"
-        f"    {MODEL}\n\n    from pomona.quantization import QuantizationReport",
+        ("apply_(self, model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> QuantizationReport",),
+        {
+            "collections.abc": "Iterable, Mapping",
+            "torch": "Tensor",
+            **MODEL,
+            "pomona.quantization": "QuantizationReport",
+        },
+        base="pomona.quantization.config:GridConfig",
     ),
-    "sparsity": Mould("sparsity", "apply_(self, model: PreTrainedModel) -> None", MODEL),
-    "conversion": Mould("conversion", "apply_(self, model: PreTrainedModel) -> None", MODEL),
-    "distillation": Mould("distillation", "apply_(self, model: PreTrainedModel) -> None", MODEL),
-    "adapter": Mould("adapters", "apply_(self, model: PreTrainedModel) -> None", MODEL),
-    "continual": Mould("continual", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "conversion": Mould(
+        "conversion",
+        ("apply_(self, model: PreTrainedModel) -> ConversionReport",),
+        {**MODEL, "pomona.conversion.report": "ConversionReport"},
+    ),
     "merging": Mould(
         "merging",
-        "merger(self, parents: Sequence[object]) -> TensorMerge",
-        "from collections.abc import Sequence\n\n    from pomona.merging.tensors import TensorMerge",
+        ("merger(self, parents: Parents) -> TensorMerge",),
+        {"pomona.merging.config": "Parents, TensorMerge"},
+        base="pomona.merging.config:MergeConfig",
     ),
-    "selection": Mould("selection", "apply_(self, model: PreTrainedModel) -> None", MODEL),
-    "accelerator": Mould("runtime", "apply_(self, model: PreTrainedModel) -> None", MODEL),
-    "probe": Mould("examination", "apply_(self, model: PreTrainedModel) -> None", MODEL),
-    "attack": Mould("examination", "apply_(self, model: PreTrainedModel) -> None", MODEL),
-    "benchmark": Mould("examination", "apply_(self, model: PreTrainedModel) -> None", MODEL),
+    "distillation": replace(APPLY, room="distillation"),
+    "adapter": replace(APPLY, room="adapters"),
+    "continual": replace(APPLY, room="continual"),
+    "selection": replace(APPLY, room="selection"),
+    "accelerator": replace(APPLY, room="runtime"),
+    "probe": replace(APPLY, room="examination"),
+    "attack": replace(APPLY, room="examination"),
+    "benchmark": replace(APPLY, room="examination"),
 }
 """Kinds with a room. What a configuration has to offer is tabled in CONTRIBUTING.md."""
 
@@ -81,20 +117,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pomona.ground.config import MethodConfig
+from {base_module} import {base}
 
 if TYPE_CHECKING:
     {imports}
 
 
-class {name}Config(MethodConfig):
+class {name}Config({base}):
     """WHAT IT DOES, in the imperative."""
 
     method: Literal["{slug}"] = "{slug}"
 
-    def {signature}:
-        """WHAT COMES OUT."""
-        raise NotImplementedError
+    {methods}
 
 
 def {function}() -> None:
@@ -175,6 +209,12 @@ CARD = Card(
 )
 '''
 
+STUB = '''\
+def {signature}:
+        """WHAT COMES OUT."""
+        raise NotImplementedError
+'''
+
 ROW = """\
 - slug: {slug}
   title: "{title}"
@@ -228,8 +268,10 @@ def scaffold(
         "module": f"pomona.{mould.room}.{stem}",
         "name": "".join(part.capitalize() for part in stem.split("_")),
         "function": stem,
-        "signature": mould.signature,
-        "imports": mould.imports,
+        "base_module": mould.base.partition(":")[0],
+        "base": mould.base.partition(":")[2],
+        "methods": "\n    ".join(STUB.format(signature=each) for each in mould.methods).rstrip(),
+        "imports": "\n    ".join(f"from {module} import {names}" for module, names in mould.imports.items()),
     }
     paper = arxiv or (known.arxiv if known else None)
     found["paper"] = f", arXiv:{paper}" if paper else ""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pomona.catalog import rows
+from pomona.catalog import config_class, rows
 from pomona.catalog.listing import OWN
 from pomona.catalog.scaffold import MOULDS, place_of, scaffold, with_row
 from pomona.ground.errors import ConfigError
@@ -39,6 +42,30 @@ def test_a_new_method_of_every_kind(kind: str, checkout: Path) -> None:
     assert len(listed) == len(read_yaml(OWN).value) + 1
     keys = [place_of(f"- slug: {row['slug']}\n  kind: {row['kind']}\n  year: {row['year']}\n") for row in listed]
     assert keys == sorted(keys)
+
+
+def signatures(file: Path) -> dict[str, list[str]]:
+    """The methods of the configuration in a file, with the names of their arguments."""
+    (config,) = (node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef))
+    methods = [node for node in config.body if isinstance(node, ast.FunctionDef)]
+    return {node.name: [each.arg for each in (*node.args.args, *node.args.kwonlyargs)] for node in methods}
+
+
+@pytest.mark.parametrize("kind", list(MOULDS))
+def test_moulds_are_those_of_the_rooms(kind: Any, checkout: Path) -> None:
+    """Catches a mould that imports what is not there, or asks for other methods than those that the stages call."""
+    built = [row for row in rows() if row.kind == kind and row.status == "built"]
+    if not built:
+        pytest.skip(f"no {kind} is built yet")
+    file = scaffold(kind, "quince-graft", checkout)[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+    for row in built:
+        config = config_class(kind, row.slug)
+        for name, arguments in signatures(file).items():
+            assert list(inspect.signature(getattr(config, name)).parameters) == arguments, (row.slug, name)
 
 
 def test_a_planned_row_is_completed(checkout: Path) -> None:
