@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,31 @@ def untrained_tokenizer(
     """
     smallest = 256 + len(_special(special_tokens, mask_token, pad_token))
     return _byte_level_bpe(iter(()), smallest, special_tokens, mask_token, pad_token)
+
+
+def with_special_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    special_tokens: Sequence[str] = (),
+    mask_token: str | None = None,
+    pad_token: str | None = None,
+) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer that has further special tokens, behind those that it has; known ones keep their ids.
+
+    A model that reads what it writes needs as many embeddings: `stages.vocabulary.widen_vocabulary_`.
+
+    Raises:
+        ConfigError: it has another mask token or padding token already.
+    """
+    own = {"mask_token": mask_token, "pad_token": pad_token}
+    for role, token in own.items():
+        if token is not None and (found := getattr(tokenizer, role)) not in (None, token):
+            raise ConfigError(f"the tokenizer has a {role} already", needs=token, found=found, do=f"leave out {role}")
+    made = deepcopy(tokenizer)
+    extra = list(dict.fromkeys([*(made.extra_special_tokens or ()), *special_tokens]))
+    roles = {role: token for role, token in own.items() if token is not None}
+    made.add_special_tokens({**({"extra_special_tokens": extra} if extra else {}), **roles})
+    return made
 
 
 def require_room(

@@ -94,6 +94,7 @@ def fit(
     config: FitConfig | None = None,
     folder: Path | None = None,
     validation: Sequence[Batch] = (),
+    scoring: Objective | None = None,
     token_bytes: Tensor | None = None,
     stop_at_loss: float | None = None,
     keep_state_after: int | None = None,
@@ -115,6 +116,7 @@ def fit(
         config: how to run; see `FitConfig`.
         folder: for checkpoints and metrics.jsonl; None keeps everything in memory.
         validation: held-out batches before `prepare`.
+        scoring: what held-out batches are scored by; default: the objective.
         token_bytes: (V,) UTF-8 bytes of each token, for bits per byte.
         stop_at_loss: end as soon as an evaluation is at or below this many nats per token.
         keep_state_after: the complete state after so many steps is also written to `folder/kept` and stays there.
@@ -236,7 +238,8 @@ def fit(
             due = config.evaluate_every is not None and done % config.evaluate_every == 0
             if validation and (due or done == steps):
                 with ema.applied() if ema else ExitStack():
-                    quality = evaluate(body, objective, validation, token_bytes=token_bytes, dtype=dtype, ledger=ledger)
+                    judge = scoring or objective
+                    quality = evaluate(body, judge, validation, token_bytes=token_bytes, dtype=dtype, ledger=ledger)
                 log.append({**_position(ledger), "validation": quality.to_dict()})
                 if not console().is_terminal or done == steps:
                     say(_line(title, done, steps, quality, tokens / seconds))

@@ -26,6 +26,7 @@ from pomona.engine.head_loss import head_loss
 from pomona.engine.protocols import IGNORED, Batch, Loss
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError
+from pomona.objectives.choice import choose, mask_token_of, share_of, special_tokens
 from pomona.objectives.documents import block_diagonal_mask, positions_within, require_length
 
 
@@ -54,16 +55,9 @@ class MaskedLmConfig(MethodConfig):
         Raises:
             ConfigError: the tokenizer has no mask token, or no words can be told from its tokens.
         """
-        if getattr(tokenizer, "mask_token_id", None) is None:
-            raise ConfigError(
-                f"{self.method} needs a mask token",
-                found=f"{type(tokenizer).__name__} without one",
-                do="train the tokenizer with one (stage tokenize: `mask_token: <mask>`), or take one that has it",
-            )
-        special = torch.zeros(len(tokenizer), dtype=torch.bool)
-        special[[*tokenizer.all_special_ids]] = True
+        mask_id, special = mask_token_of(tokenizer, self.method), special_tokens(tokenizer)
         starts = word_starts(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))) if self.whole_words else None
-        return MaskedLm(self, mask_id=tokenizer.mask_token_id, special_V=special, word_start_V=starts)
+        return MaskedLm(self, mask_id=mask_id, special_V=special, word_start_V=starts)
 
 
 class MaskedLm:
@@ -97,7 +91,7 @@ class MaskedLm:
         tokens = batch["tokens"][:, :-1]
         candidates = ~self.special_V[tokens]
         words = None if self.word_start_V is None else words_of(self.word_start_V[tokens] | ~candidates)
-        chosen = choose(candidates, words, self.config.probability, generator)
+        chosen = choose(candidates, share_of(candidates, self.config.probability), generator, words)
         draw = torch.rand(tokens.shape, generator=generator)
         random = self.ordinary[torch.randint(len(self.ordinary), tokens.shape, generator=generator)]
         hidden = torch.where(draw < self.config.masked + self.config.replaced, random, tokens)
@@ -132,28 +126,6 @@ class MaskedLm:
         hidden = body.hidden(**inputs)[counted]
         total, correct = head_loss(body, hidden, batch["labels"][counted])
         return Loss(total, counted.sum(), correct)
-
-
-def choose(candidates_BT: Tensor, words_BT: Tensor | None, probability: float, generator: torch.Generator) -> Tensor:
-    """(B, T) bool: round(probability * candidates) of each row's candidates, at least one where there is any.
-
-    Args:
-        candidates_BT: bool, tokens that may be chosen.
-        words_BT: int64 number of each token's word in its row, or None to choose single tokens. Words are chosen
-            whole until the number is reached, so the last one may exceed it.
-        probability: in (0, 1).
-    """
-    wanted = (candidates_BT.sum(1) * probability).round().long().clamp_min(1)
-    keys = torch.rand(candidates_BT.shape, generator=generator)
-    if words_BT is not None:
-        keys = keys.gather(1, words_BT)  # one draw for all tokens of a word
-    keys = keys.masked_fill(~candidates_BT, 2.0)
-    order = keys.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order).contiguous())
-    if words_BT is not None:  # the rank of a word is that of its first token
-        firsts = torch.full_like(rank, rank.shape[1]).scatter_reduce_(1, words_BT, rank, "amin")
-        rank = firsts.gather(1, words_BT)
-    return (rank < wanted.unsqueeze(1)) & candidates_BT
 
 
 def words_of(starts_BT: Tensor) -> Tensor:

@@ -16,10 +16,9 @@ from typing import Any, Literal
 import torch
 
 from pomona.anatomy import Anatomy
-from pomona.engine.head_loss import head_loss
-from pomona.engine.protocols import IGNORED, Batch, Loss
+from pomona.engine.protocols import Batch, Loss
 from pomona.ground.config import MethodConfig
-from pomona.objectives.documents import positions_within, require_document_masks, require_length, starts_of
+from pomona.objectives.causal import causal_loss, check_causal, shifted
 
 
 class NextTokenConfig(MethodConfig):
@@ -39,32 +38,13 @@ class NextToken:
     is_likelihood = True
 
     def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Batch:
-        """`input_ids` and `labels` (B, T) of `tokens` (B, T+1); `position_ids` where there are `documents`."""
-        tokens = batch["tokens"]
-        made = {"input_ids": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
-        documents = batch.get("documents")
-        if documents is not None:
-            made["labels"] = made["labels"].masked_fill(starts_of(documents)[:, 1:], IGNORED)
-            made["position_ids"] = positions_within(documents[:, :-1])
-        return made
+        """`input_ids` and `labels` (B, T) of `tokens` (B, T+1); see `shifted`."""
+        return shifted(batch)
 
     def check(self, body: Anatomy) -> None:
         """Raise `UnsupportedModel` unless the model is causal and has a head."""
-        body.require("causal", "head", method=self.name)
+        check_causal(body, self.name)
 
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
-        """Nats summed over the counted tokens.
-
-        Raises:
-            UnsupportedModel: the model is not causal, or its kernel cannot keep documents apart.
-            ConfigError: the sequence is longer than the model's positions.
-        """
-        self.check(body)
-        require_length(body, batch["input_ids"].shape[1], self.name)
-        inputs = {"input_ids": batch["input_ids"]}
-        if "position_ids" in batch:
-            # Positions that start anew are enough: transformers makes the block-diagonal causal mask from them.
-            require_document_masks(body, self.name)
-            inputs["position_ids"] = batch["position_ids"]
-        total, correct = head_loss(body, body.hidden(**inputs), batch["labels"])
-        return Loss(total, (batch["labels"] != IGNORED).sum(), correct)
+        """Nats summed over the counted tokens; see `causal_loss` for what is refused."""
+        return causal_loss(body, batch, self.name)

@@ -93,14 +93,20 @@ def next_token() -> MethodConfig:
     return MethodOf("objective").validate("next-token")
 
 
+def judged_by(method: MethodConfig) -> MethodConfig:
+    """What a model that is trained by `method` is scored by: the same, unless it names another objective."""
+    from pomona.objectives.config import ObjectiveConfig
+
+    other = method.scored_as if isinstance(method, ObjectiveConfig) else None
+    return method if other is None else MethodOf("objective").validate(other)
+
+
 def trained_for(known: Mapping[str, Any]) -> MethodConfig | None:
-    """The objective that a model was or will be trained for; None where nobody knows.
+    """What judges a model, after the objective that it was or will be trained by; None where nobody knows.
 
     Args:
         known: what the model's forecast knows (`Forecast.known`).
     """
     plain = known.get("facts", {}).get("objective")
-    if plain is not None:
-        return MethodOf("objective").validate(plain)
-    objective: MethodConfig | None = known.get("objective")
-    return objective
+    objective: MethodConfig | None = known.get("objective") if plain is None else MethodOf("objective").validate(plain)
+    return None if objective is None else judged_by(objective)

@@ -33,22 +33,20 @@ class TokenizeStage(Stage):
     like: str | None = None
     """Tokens whose tokenizer is taken, instead: name of a stage, or a folder. For models that read several corpora."""
     mask_token: str | None = None
-    """A special token for masked language modelling, such as `<mask>`."""
+    """A special token that stands for hidden ones, such as `<mask>`. A tokenizer that is taken gets it too."""
     sentinels: NonNegativeInt = 0
     """How many special tokens `<extra_id_0>`, `<extra_id_1>`, ... there are for span corruption."""
     pad_token: str | None = None
-    """A special token for padding. Default: `<|pad|>` beside a mask token or sentinels, whose models tell padding from
-    text by this token; otherwise the end of a text also pads."""
+    """A special token for padding. Default, where the tokenizer is trained here: `<|pad|>` beside a mask token or
+    sentinels, whose models tell padding from text by this token; otherwise the end of a text also pads."""
     special_tokens: tuple[str, ...] = ()
-    """Further special tokens."""
+    """Further special tokens. A model that exists has no embeddings for new ones, unless `continue` makes them
+    (`new_tokens: add`)."""
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> Self:
         if sum(value is not None for value in (self.vocab_size, self.tokenizer, self.like)) != 1:
             raise ValueError("give one of vocab_size (to train a tokenizer), tokenizer and like (to take one)")
-        own = [name for name in ("mask_token", "sentinels", "pad_token", "special_tokens") if getattr(self, name)]
-        if self.vocab_size is None and own:
-            raise ValueError(f"{' and '.join(own)}: only a tokenizer that is trained here takes special tokens")
         return self
 
     def needs(self) -> tuple[Need, ...]:
@@ -78,14 +76,29 @@ class TokenizeStage(Stage):
         except DataError as error:
             view.problem("tokenizer", error.what, error.found or "")
             return Forecast(note=self.tokenizer)
-        known = {"vocab_size": vocabulary_size(tokenizer), "tokenizer": lambda: tokenizer}
+        extended = self._extended(tokenizer, view)
+        known = {"vocab_size": vocabulary_size(extended), "tokenizer": lambda: extended}
         return Forecast(known=known, note=self.tokenizer)
 
     def _plan_taking(self, view: View, note: str) -> Forecast:
         from pomona.stages.fitting import tokenizer_of, vocab_size_of
 
-        known = {"vocab_size": vocab_size_of(view, "like"), "tokenizer": lambda: tokenizer_of(view, "like")}
+        size, tokenizer = vocab_size_of(view, "like"), tokenizer_of(view, "like")
+        if size is None or tokenizer is None:
+            return Forecast(note=note)
+        extended = self._extended(tokenizer, view)
+        known = {"vocab_size": size + len(extended) - len(tokenizer), "tokenizer": lambda: extended}
         return Forecast(known=known, note=note)
+
+    def _extended(self, tokenizer: PreTrainedTokenizerBase, view: View) -> PreTrainedTokenizerBase:
+        """A taken tokenizer with the special tokens asked for; a problem where it has others."""
+        from pomona.data.tokenizer import with_special_tokens
+
+        try:
+            return with_special_tokens(tokenizer, **self._special())
+        except ConfigError as error:
+            view.problem("tokenizer" if self.tokenizer else "like", str(error))
+            return tokenizer
 
     def _plan_training(self, view: View) -> Forecast:
         from pomona.data.tokenizer import require_room, untrained_tokenizer
@@ -129,22 +142,24 @@ class TokenizeStage(Stage):
 
     def _tokenizer(self, corpus: Corpus, job: Job) -> PreTrainedTokenizerBase:
         from pomona.data import Tokens, train_tokenizer
+        from pomona.data.tokenizer import with_special_tokens
+        from pomona.stages.models import load_tokenizer
 
         if self.vocab_size is not None:
             return train_tokenizer(corpus, vocab_size=self.vocab_size, **self._special())
         if self.like is not None:
-            return Tokens.open(job.input("like").folder).tokenizer
-        from pomona.stages.models import load_tokenizer
-
+            return with_special_tokens(Tokens.open(job.input("like").folder).tokenizer, **self._special())
         assert self.tokenizer is not None
-        return load_tokenizer(self.tokenizer)
+        return with_special_tokens(load_tokenizer(self.tokenizer), **self._special())
 
     def _special(self) -> dict[str, Any]:
-        """The special tokens of a tokenizer that is trained here, as `train_tokenizer` takes them."""
+        """The special tokens asked for, and padding where a tokenizer is trained here that needs a token for it."""
         from pomona.data.tokenizer import PADDING, sentinel
 
         sentinels = [sentinel(number) for number in range(self.sentinels)]
-        pad_token = self.pad_token or (PADDING if sentinels or self.mask_token else None)
+        pad_token = self.pad_token
+        if self.vocab_size is not None and (sentinels or self.mask_token):
+            pad_token = pad_token or PADDING
         return {
             "special_tokens": (*sentinels, *self.special_tokens),
             "mask_token": self.mask_token,

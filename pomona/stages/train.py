@@ -23,6 +23,7 @@ from pomona.ground.ranks import from_main, world_size
 from pomona.sparsity import fixed_zeros
 from pomona.stages import main_line
 from pomona.stages.base import Artefact, Job, Made
+from pomona.stages.fitting import judged_by
 from pomona.stages.models import save
 from pomona.stages.training import TrainingStage, with_rate
 
@@ -75,6 +76,7 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
             config=stage.engine.model_copy(update={"seed": job.seed}),
             folder=job.work / "fit",
             validation=held_out(tokens, stage),
+            scoring=judged_by(stage.objective).build(tokens.tokenizer),  # type: ignore[attr-defined]
             token_bytes=torch.from_numpy(tokens.token_bytes),
             keep_state_after=main_line.fork_of(schedule, steps),
             title=job.name,

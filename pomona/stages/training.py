@@ -186,7 +186,8 @@ class TrainingStage(Stage):
             view.problem(
                 "data",
                 f"the tokens need a vocabulary of {vocab_size}, the model has {body.vocab_size}",
-                "tokenize with the model's tokenizer, or give the model a larger vocab_size",
+                "tokenize with the model's tokenizer, give the model a larger vocab_size, or let `continue` add what "
+                "is missing (new_tokens: add)",
             )
         if train_tokens is not None and train_tokens < self.tokens_per_step:
             view.problem(

@@ -165,7 +165,7 @@ def test_rows_are_independent(method: type[MethodConfig]) -> None:
         assert sum(int(part.targets) for part in parts) == int(whole.targets)
 
 
-TAKEN = {"next-token": {"llama", "gpt2"}, "masked-lm": {"bert"}, "span-corruption": {"t5"}}
+TAKEN = {"next-token": {"llama", "gpt2"}, "meap": {"llama", "gpt2"}, "masked-lm": {"bert"}, "span-corruption": {"t5"}}
 """The tiny families that the objectives of this house take; that of another package says it in its own test."""
 
 

@@ -13,7 +13,8 @@ from pomona.anatomy import use_attention
 from pomona.engine.protocols import IGNORED
 from pomona.ground.errors import ConfigError
 from pomona.objectives import MaskedLm, MaskedLmConfig
-from pomona.objectives.masked_lm import choose, word_starts, words_of
+from pomona.objectives.choice import choose, share_of
+from pomona.objectives.masked_lm import word_starts, words_of
 from tests.objectives.test_conformance import tokenizer
 from tests.tiny import VOCABULARY, bert
 
@@ -80,7 +81,7 @@ def test_limits() -> None:
 def test_at_least_one_target_and_none_without_candidates() -> None:
     """Catches a short row without a target, and a target in a row of special tokens only."""
     candidates = torch.tensor([[True, True, False], [False, False, False]])
-    chosen = choose(candidates, None, 0.15, seeded())
+    chosen = choose(candidates, share_of(candidates, 0.15), seeded())
     assert chosen.sum(1).tolist() == [1, 0] and not chosen[0, 2]
 
 

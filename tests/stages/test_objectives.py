@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from pomona.ground.errors import ConfigError
 from pomona.stages import Run, load, run
@@ -127,8 +127,28 @@ def test_scores_follow_what_models_were_trained_for(texts: Path, tmp_path: Path)
 
 
 def test_a_tokenizer_that_is_not_there(texts: Path, tmp_path: Path) -> None:
-    """Catches a misspelt tokenizer being found out after the corpus is made, and special tokens that go nowhere."""
+    """Catches a misspelt tokenizer being found out after the corpus is made."""
     values = recipe(texts, {"vocab_size": None, "tokenizer": str(tmp_path / "nowhere")})
     assert "stages.1.tokenize.tokenizer: there is no tokenizer" in problems_of(values, tmp_path)
-    with pytest.raises(ConfigError, match="mask_token and sentinels: only a tokenizer that is trained here"):
-        load(recipe(texts, {"vocab_size": None, "tokenizer": "t", "mask_token": "<mask>", "sentinels": 3}))
+
+
+def test_a_decoder_learns_with_masked_inputs(texts: Path, tmp_path: Path) -> None:
+    """The way of a model without a mask token: its tokenizer and vocabulary get one, it is trained on with masks and
+    judged without. Catches a plan that lets unknown tokens pass, and a loss in bits per byte of masked text."""
+    shared = {"batch_size": 4, "seq_length": 32, "steps": 6, "validation_tokens": 512}
+    llama = {"shape": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"tokenize": {"name": "masked", "like": "tokenize", "mask_token": "<mask>"}}
+
+    def values(**more: str) -> dict[str, Any]:
+        onwards = {"continue": {"name": "on", "data": "masked", "objective": "meap", **shared, **more}}
+        made: dict[str, Any] = recipe(texts, {}, {"model": llama, "data": "tokenize"}, also=(tokens, onwards))
+        made["stages"].append({"quantize": {"method": "rtn", "data": "masked", "seq_length": 32, "group_size": 32}})
+        return made
+
+    assert "the tokens need a vocabulary of 301" in problems_of(values(), tmp_path)
+    made = run(values(new_tokens="add"), out=tmp_path / "runs")
+    model = AutoModelForCausalLM.from_pretrained(made["on"].folder)
+    assert model.config.vocab_size == 301 == len(AutoTokenizer.from_pretrained(made["on"].folder))
+    assert made["on"].facts["objective"]["method"] == "meap"
+    assert made["quantize"].facts["objective"]["method"] == "next-token"
+    assert made["on"].facts["quality"]["bits_per_byte"] > 0

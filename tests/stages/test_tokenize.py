@@ -41,13 +41,32 @@ def test_a_second_corpus_in_the_tokens_of_the_first(texts: Path, tmp_path: Path)
     [
         ({}, "give one of vocab_size .* tokenizer and like"),
         ({"like": "first-tokens", "vocab_size": 300}, "give one of vocab_size .* tokenizer and like"),
-        ({"like": "first-tokens", "mask_token": "<mask>"}, "only a tokenizer that is trained here"),
     ],
 )
 def test_one_source_of_a_tokenizer(values: dict[str, object], message: str, texts: Path) -> None:
     """Catches two tokenizers for one text."""
     with pytest.raises(ConfigError, match=message):
         load(recipe(texts, **values))
+
+
+def test_a_taken_tokenizer_gets_special_tokens(texts: Path, tmp_path: Path) -> None:
+    """Catches old tokens that change their ids, and special tokens that text is cut into pieces for."""
+    made = run(recipe(texts, like="first-tokens", mask_token="<mask>", sentinels=2), out=tmp_path)
+    first, second = (Tokens.open(made[f"{name}-tokens"].folder) for name in ("first", "second"))
+    vocabulary = first.tokenizer.get_vocab()
+    assert {token: second.tokenizer.get_vocab()[token] for token in vocabulary} == vocabulary
+    assert second.vocab_size == first.vocab_size + 3
+    ids = second.tokenizer("apple <mask> pear <extra_id_1>")["input_ids"]
+    assert second.tokenizer.mask_token_id in ids and len(set(ids) & set(second.tokenizer.all_special_ids)) == 2
+    assert second.tokenizer.decode(ids) == "apple <mask> pear <extra_id_1>"
+
+
+def test_another_mask_token(texts: Path, tmp_path: Path) -> None:
+    """Catches a mask token that is exchanged in silence, so that a model's own row is no longer used."""
+    values = recipe(texts, like="first-tokens", mask_token="<other>")
+    values["stages"][1] = {"tokenize": {"name": "first-tokens", "vocab_size": 300, "mask_token": "<mask>"}}  # type: ignore[index]
+    with pytest.raises(ConfigError, match=r"the tokenizer has a mask_token already"):
+        run(values, out=tmp_path)
 
 
 def test_like_names_tokens(texts: Path, tmp_path: Path) -> None:
