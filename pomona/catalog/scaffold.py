@@ -6,8 +6,10 @@ What is written does not pass: the card has gaps, the functions raise, the tests
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from pomona.catalog.kinds import KINDS, Kind
@@ -57,7 +59,7 @@ MOULDS: dict[Kind, Mould] = {
         (
             "check(self, body: Anatomy) -> None",
             "rehearse_(self, model: Any) -> Loader | None",
-            "apply_(\n        self, model: Any, batches: Sequence[Batch] = (), objective: Objective | None = None\n    )"
+            "apply_(self, model: Any, batches: Sequence[Batch] = (), objective: Objective | None = None)"
             " -> SparsityReport",
         ),
         {
@@ -271,7 +273,7 @@ def scaffold(
         "base_module": mould.base.partition(":")[0],
         "base": mould.base.partition(":")[2],
         "methods": "\n    ".join(STUB.format(signature=each) for each in mould.methods).rstrip(),
-        "imports": "\n    ".join(f"from {module} import {names}" for module, names in mould.imports.items()),
+        "imports": imports_of(mould),
     }
     paper = arxiv or (known.arxiv if known else None)
     found["paper"] = f", arXiv:{paper}" if paper else ""
@@ -287,6 +289,18 @@ def scaffold(
         write_text(file, template.format(**found))
     write_text(catalog, row)
     return [*files, catalog]
+
+
+def imports_of(mould: Mould) -> str:
+    """What a mould's signatures name: Python's own, other packages' and pomona's, apart."""
+
+    def group(module: str) -> int:
+        top = module.partition(".")[0]
+        return 0 if top in sys.stdlib_module_names else 2 if top == "pomona" else 1
+
+    groups = groupby(sorted(mould.imports, key=lambda module: (group(module), module)), key=group)
+    blocks = [[f"    from {module} import {mould.imports[module]}" for module in modules] for _, modules in groups]
+    return "\n\n".join("\n".join(block) for block in blocks).strip()
 
 
 def with_row(text: str, slug: str, row: str, implements: str) -> str:
