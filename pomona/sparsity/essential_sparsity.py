@@ -25,17 +25,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.ground.errors import ConfigError
 from pomona.sparsity.calibration import Calibration
-from pomona.sparsity.config import PruningConfig
 from pomona.sparsity.knee import Knee, Measured, find_knee, largest_within
 from pomona.sparsity.magnitude import Allocation, MagnitudeConfig
-from pomona.sparsity.report import Loader, SparsityReport
-from pomona.sparsity.weight_pruning import WeightPruning, zero_
+from pomona.sparsity.report import SparsityReport
+from pomona.sparsity.weight_pruning import WeightPruning, ZeroingConfig, zero_
 from pomona.sparsity.weight_scores import prunable, require_finite
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Scan:
         }
 
 
-class EssentialSparsityConfig(PruningConfig):
+class EssentialSparsityConfig(ZeroingConfig):
     """Find out how many of the smallest weights a model does not need, and zero those."""
 
     method: Literal["essential-sparsity"] = "essential-sparsity"
@@ -96,10 +95,6 @@ class EssentialSparsityConfig(PruningConfig):
     """How finely the essential sparsity is found between two of them."""
     random_curve: bool = True
     """Whether random pruning is measured at the first sparsities too: the control."""
-    roles: tuple[str, ...] = ()
-    """Which weights count: parts (ffn) or roles (attention.query, embedding, head). Default: all maps in the blocks."""
-    seed: NonNegativeInt = 0
-    """Of random pruning."""
 
     @property
     def passes(self) -> float:
@@ -107,14 +102,6 @@ class EssentialSparsityConfig(PruningConfig):
         return (
             1.0 + grid * (2 if self.random_curve else 1) + max(0.0, math.ceil(math.log2(self.step / self.resolution)))
         )
-
-    def check(self, body: Anatomy) -> None:
-        prunable(body, self.roles)
-
-    def rehearse_(self, model: Any) -> Loader:
-        body = anatomy.of(model)
-        self.check(body)
-        return body.loads_with
 
     def at(self, sparsity: float, score: Literal["magnitude", "random"] = "magnitude") -> MagnitudeConfig:
         """One-shot pruning to a sparsity."""

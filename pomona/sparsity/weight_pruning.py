@@ -25,23 +25,13 @@ if TYPE_CHECKING:
     from pomona.engine import Batch, Objective
 
 
-class WeightPruning(PruningConfig):
-    """Set the weights with the lowest scores to zero."""
+class ZeroingConfig(PruningConfig):
+    """A method that zeroes single weights, whichever they are: sizes stay."""
 
-    score: WeightScore = "magnitude"
-    """`magnitude` of the weights, or `random`: the baseline."""
     roles: tuple[str, ...] = ()
     """Which weights count: parts (ffn) or roles (attention.query, embedding, head). Default: all maps in the blocks."""
     seed: NonNegativeInt = 0
     """Of random scores."""
-
-    @abstractmethod
-    def masks(self, weights: Sequence[Weight]) -> Iterator[Tensor]:
-        """For each weight a bool mask in canonical shape: True where it stays."""
-
-    def remark(self, weight: Weight) -> str:
-        """What the report says about a weight besides its numbers."""
-        return ""
 
     def check(self, body: Anatomy) -> None:
         prunable(body, self.roles)
@@ -50,6 +40,21 @@ class WeightPruning(PruningConfig):
         body = anatomy.of(model)
         self.check(body)
         return body.loads_with
+
+
+class WeightPruning(ZeroingConfig):
+    """Set the weights with the lowest scores to zero."""
+
+    score: WeightScore = "magnitude"
+    """`magnitude` of the weights, or `random`: the baseline."""
+
+    @abstractmethod
+    def masks(self, weights: Sequence[Weight]) -> Iterator[Tensor]:
+        """For each weight a bool mask in canonical shape: True where it stays."""
+
+    def remark(self, weight: Weight) -> str:
+        """What the report says about a weight besides its numbers."""
+        return ""
 
     def apply_(self, model: Any, batches: Sequence[Batch] = (), objective: Objective | None = None) -> SparsityReport:
         start = time.perf_counter()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import ClassVar
 
 from pydantic import Field
 
 from pomona.catalog import Conversion
-from pomona.ground.errors import PomonaError
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
 
 
@@ -34,13 +32,8 @@ class ConvertStage(Stage):
         from pomona.stages.fitting import trained_for
 
         model = models.expected(view, "from")
-        if model is None:
-            return Forecast()
-        converted = copy.deepcopy(model)
-        try:
-            self.method.apply_(converted)  # type: ignore[attr-defined]
-        except PomonaError as error:
-            view.problem("method", str(error))
+        converted = model and models.rehearsed(view, model, self.method.apply_)  # type: ignore[attr-defined]
+        if model is None or converted is None:
             return Forecast()
         body = anatomy.of(converted)
         loading = "; loads with pomona.anatomy.load only" if body.loads_with == "pomona" else ""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from pomona.catalog import Growth
-from pomona.ground.errors import PomonaError
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
 
 if TYPE_CHECKING:
@@ -37,13 +35,8 @@ class GrowStage(Stage):
         from pomona.stages.fitting import trained_for
 
         model = models.expected(view, "from")
-        if model is None:
-            return Forecast()
-        try:
-            grown = copy.deepcopy(model)
-            self.method.apply_(grown)  # type: ignore[attr-defined]
-        except PomonaError as error:
-            view.problem("method", str(error))
+        grown = model and models.rehearsed(view, model, self.method.apply_)  # type: ignore[attr-defined]
+        if model is None or grown is None:
             return Forecast()
         body = anatomy.of(grown)
         note = self._note(anatomy.of(model), body)

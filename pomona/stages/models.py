@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,17 @@ def all_expected(view: View, need: str) -> list[PreTrainedModel | None]:
                 view.problem(need, error.what, error.do or error.found or "")
         found.append(model)
     return found
+
+
+def rehearsed(view: View, model: PreTrainedModel, apply_: Callable[[Any], object]) -> PreTrainedModel | None:
+    """A model on the meta device as a method will leave it; None, and a problem, where the method refuses it."""
+    edited = copy.deepcopy(model)
+    try:
+        apply_(edited)
+    except PomonaError as error:
+        view.problem("method", str(error))
+        return None
+    return edited
 
 
 def load(folder: Path) -> PreTrainedModel:
