@@ -87,7 +87,7 @@ def compare(
         end, values = line_of(with_corpus(recipe, corpus), folder)
         ends[name] = end
         arms[name] = fitted(name, values, budget, folder)
-    length = min(stage.seq_length for name in names for stage in trained(arms[name]))
+    length = min(stage.seq_length for name in names for stage in trained(arms[name]))  # the same for all
     for name in names:
         arms[name].append(
             {"examine": {"models": [ends[name]], "tokens": TOKENS, "seq_length": length, "decode_tokens": 16}}

@@ -28,8 +28,7 @@ class ConvertStage(Stage):
 
     def plan(self, view: View) -> Forecast:
         from pomona import anatomy
-        from pomona.stages import models
-        from pomona.stages.fitting import trained_for
+        from pomona.stages import fitting, models
 
         model = models.expected(view, "from")
         converted = model and models.rehearsed(view, model, self.method.apply_)  # type: ignore[attr-defined]
@@ -37,7 +36,7 @@ class ConvertStage(Stage):
             return Forecast()
         body = anatomy.of(converted)
         loading = "; loads with pomona.anatomy.load only" if body.loads_with == "pomona" else ""
-        known = {"model": converted, "objective": trained_for(view.one("from").known)}
+        known = {"model": converted, **fitting.passed_on(view.one("from").known)}
         return Forecast(parameters=body.parameter_count(), note=f"{self._note()}{loading}", known=known)
 
     def seconds(self, view: View, forecast: Forecast) -> float | None:
@@ -46,7 +45,7 @@ class ConvertStage(Stage):
     def make(self, job: Job) -> Made:
         from pomona import anatomy
         from pomona.engine import Ledger
-        from pomona.stages import models
+        from pomona.stages import fitting, models
 
         source = job.input("from")
         model = models.load(source.folder)
@@ -54,7 +53,7 @@ class ConvertStage(Stage):
         models.save(model, models.load_tokenizer(source.folder), job.folder)
         ledger = Ledger()
         ledger.charge("convert", seconds=report.seconds)
-        facts = {key: source.facts[key] for key in ("read", "learning_rate", "objective") if key in source.facts}
+        facts = fitting.facts_of_edited(source.facts)
         facts |= {
             "parameters": report.parameters_after,
             "blocks": len(anatomy.of(model).blocks),

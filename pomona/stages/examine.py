@@ -24,8 +24,8 @@ class ExamineStage(Stage):
     """What the models are scored by. Default: what they were trained for. Causal models also get speed and samples."""
     tokens: PositiveInt = 131_072
     """Held-out tokens."""
-    seq_length: PositiveInt = 256
-    """Tokens per sequence."""
+    seq_length: PositiveInt | None = None
+    """Tokens per sequence. Default: as the models were trained, the shortest of them, else 256."""
     decode_tokens: PositiveInt = 128
     """Tokens that are written to measure the speed."""
     prompts: tuple[str, ...] = ()
@@ -43,14 +43,18 @@ class ExamineStage(Stage):
 
         if not view.all("models"):
             view.problem("models", "there is no model to examine")
-        method = fitting.common_objective(view, self.objective, [each.known for each in view.all("models")])
-        objective = fitting.objective_for(view, method, seq_length=self.seq_length) if method else None
+        known = [each.known for each in view.all("models")]
+        method, length = (
+            fitting.common_objective(view, self.objective, known),
+            fitting.length_of(self.seq_length, known),
+        )
+        objective = fitting.objective_for(view, method, seq_length=length) if method else None
         flops = 0.0
         for forecast in view.all("models"):
             if (model := forecast.known.get("model")) is not None:
                 body = anatomy.of(model)
                 if objective is None or fitting.check_model(view, objective, body):
-                    flops += self.tokens * body.flops_per_token(self.seq_length, training=False)
+                    flops += self.tokens * body.flops_per_token(length, training=False)
         return Forecast(
             tokens=self.tokens * len(view.all("models")), flops=flops, note=f"{len(view.all('models'))} models"
         )

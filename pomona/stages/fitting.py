@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pomona.engine import Objective
 
 
+LENGTH = 256
+"""Tokens per sequence where nobody says or knows how many."""
+
+
 def vocab_size_of(view: View, need: str = "data") -> int | None:
     """The vocabulary of the tokens that a stage is given; None where it is not known yet."""
     size = (view.known(need, "facts") or {}).get("vocab_size") or view.known(need, "vocab_size")
@@ -86,6 +90,31 @@ def objective_of(given: MethodConfig | None, facts: Iterable[Mapping[str, Any]])
     """The same once the models are made, from their manifests' facts."""
     trained = (trained_for({"facts": each}) for each in facts)
     return given or next((each for each in trained if each is not None), None) or next_token()
+
+
+def length_of(given: int | None, known: Iterable[Mapping[str, Any]]) -> int:
+    """How long the sequences are that models read: as given, else as they were trained on, the shortest of them.
+
+    A model that reads beyond what it was trained on is worse there, whatever has been done to it.
+    """
+    found = [length for each in known if (length := trained_length(each)) is not None]
+    return given or min(found, default=LENGTH)
+
+
+def trained_length(known: Mapping[str, Any]) -> int | None:
+    """Tokens per sequence that a model was or will be trained on, last; None where nobody knows."""
+    runs = known.get("facts", {}).get("read", {}).get("runs")
+    return int(runs[-1][2]) if runs else known.get("seq_length")
+
+
+def passed_on(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays known of a model that is edited."""
+    return {"objective": trained_for(known), "seq_length": trained_length(known)}
+
+
+def facts_of_edited(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that stay true of a model that is edited."""
+    return {key: facts[key] for key in ("read", "learning_rate", "objective") if key in facts}
 
 
 def next_token() -> MethodConfig:

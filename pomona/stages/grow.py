@@ -31,8 +31,7 @@ class GrowStage(Stage):
 
     def plan(self, view: View) -> Forecast:
         from pomona import anatomy
-        from pomona.stages import models
-        from pomona.stages.fitting import trained_for
+        from pomona.stages import fitting, models
 
         model = models.expected(view, "from")
         grown = model and models.rehearsed(view, model, self.method.apply_)  # type: ignore[attr-defined]
@@ -40,7 +39,7 @@ class GrowStage(Stage):
             return Forecast()
         body = anatomy.of(grown)
         note = self._note(anatomy.of(model), body)
-        known = {"model": grown, "objective": trained_for(view.one("from").known)}
+        known = {"model": grown, **fitting.passed_on(view.one("from").known)}
         return Forecast(parameters=body.parameter_count(), note=note, known=known)
 
     def seconds(self, view: View, forecast: Forecast) -> float | None:
@@ -49,7 +48,7 @@ class GrowStage(Stage):
     def make(self, job: Job) -> Made:
         from pomona import anatomy
         from pomona.engine import Ledger
-        from pomona.stages import models
+        from pomona.stages import fitting, models
 
         source = job.input("from")
         model = models.load(source.folder)
@@ -59,7 +58,7 @@ class GrowStage(Stage):
         ledger = Ledger()
         ledger.charge("grow", flops=getattr(report, "flops", 0.0), seconds=report.seconds)
         body = anatomy.of(model)
-        facts = {key: source.facts[key] for key in ("read", "learning_rate", "objective") if key in source.facts}
+        facts = fitting.facts_of_edited(source.facts)
         note = self._note(anatomy.of(before), body)
         facts |= {"parameters": body.parameter_count(), "blocks": len(body.blocks), "note": note}
         return Made(facts, ledger)

@@ -20,7 +20,7 @@ from pomona.ground.files import write_json
 from pomona.ground.machine import has_fast_bfloat16
 from pomona.runtime import Generator
 from pomona.stages.base import Artefact, Job, Made
-from pomona.stages.fitting import objective_of
+from pomona.stages.fitting import length_of, objective_of
 
 if TYPE_CHECKING:
     from pomona.stages.examine import ExamineStage
@@ -36,10 +36,9 @@ def examine(stage: ExamineStage, job: Job) -> Made:
     data = job.input("data")
     tokens = Tokens.open(data.folder)
     method = objective_of(stage.objective, [artefact.facts for artefact in job.inputs["models"]])
+    length = length_of(stage.seq_length, [{"facts": artefact.facts} for artefact in job.inputs["models"]])
     objective = method.build(tokens.tokenizer)  # type: ignore[attr-defined]
-    batches = validation_batches(
-        tokens.validation, batch_size=16, seq_length=stage.seq_length, limit_tokens=stage.tokens
-    )
+    batches = validation_batches(tokens.validation, batch_size=16, seq_length=length, limit_tokens=stage.tokens)
     prompts = stage.prompts or held_out_prompts(data)
     ledger = Ledger()
     rows: list[ModelRow] = []

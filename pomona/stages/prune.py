@@ -38,8 +38,8 @@ class PruneStage(Stage):
     do not look at data go without."""
     calibration_tokens: PositiveInt = 32_768
     """Training tokens that the method sees."""
-    seq_length: PositiveInt = 256
-    """Tokens per calibration sequence."""
+    seq_length: PositiveInt | None = None
+    """Tokens per sequence of calibration and evaluation. Default: as the model was trained, else 256."""
     objective: ObjectiveMethod | None = None
     """Whose loss decides, and what the result is scored by. Default: what the model was trained for."""
     validation_tokens: PositiveInt = 65_536
@@ -64,26 +64,28 @@ class PruneStage(Stage):
         from pomona import anatomy
         from pomona.stages import fitting, models
 
-        method = fitting.common_objective(view, self.objective, [view.one("from").known])
+        source = view.one("from").known
+        method = fitting.common_objective(view, self.objective, [source])
+        length = fitting.length_of(self.seq_length, [source])
+        known = {**fitting.passed_on(source), "objective": method}
         model = models.expected(view, "from")
         if model is None:
-            return Forecast(known={"objective": method})
+            return Forecast(known=known)
         try:
             body, pruned = anatomy.of(model), copy.deepcopy(model)
             loader = self.method.rehearse_(pruned)  # type: ignore[attr-defined]
         except PomonaError as error:
             view.problem("method", str(error))
             return Forecast()
-        if view.all("data") and body.max_positions is not None and self.seq_length > body.max_positions:
-            view.problem(
-                "seq_length", f"{self.seq_length} tokens are more than the model's {body.max_positions} positions"
-            )
-        objective = fitting.objective_for(view, method, seq_length=self.seq_length) if method else None
+        if view.all("data") and body.max_positions is not None and length > body.max_positions:
+            view.problem("seq_length", f"{length} tokens are more than the model's {body.max_positions} positions")
+        objective = fitting.objective_for(view, method, seq_length=length) if method else None
         if objective is not None:
             fitting.check_model(view, objective, body)
         passes: float = self.method.passes  # type: ignore[attr-defined]
-        flops = passes * self.calibration_tokens * body.flops_per_token(self.seq_length, training=False)
-        known = {"objective": method} if loader is None else {"model": pruned, "objective": method}
+        flops = passes * self.calibration_tokens * body.flops_per_token(length, training=False)
+        if loader is not None:
+            known["model"] = pruned
         return Forecast(
             tokens=self.calibration_tokens if self._looks else None,
             parameters=None if loader is None else anatomy.of(pruned).parameter_count(),
@@ -104,63 +106,48 @@ class PruneStage(Stage):
         from pomona.engine import Ledger
         from pomona.ground.files import write_json
         from pomona.sparsity import count_zeros
-        from pomona.stages import models
-        from pomona.stages.fitting import objective_of
+        from pomona.stages import fitting, models
+        from pomona.stages.calibrating import quality_of
 
         source = job.input("from")
         tokens = Tokens.open(job.input("data").folder) if job.inputs.get("data") else None
         model = models.load(source.folder).eval()
-        method = objective_of(self.objective, [source.facts])
+        method = fitting.objective_of(self.objective, [source.facts])
+        length = fitting.length_of(self.seq_length, [{"facts": source.facts}])
         objective, batches = None, []
         if tokens is not None:
             tokens.require_vocabulary(model.config.vocab_size)
             objective = method.build(tokens.tokenizer)  # type: ignore[attr-defined]
-            batches = self._calibration(tokens, objective, job.seed) if self._looks else []
+            batches = self._calibration(tokens, objective, length, job.seed) if self._looks else []
         report = self.method.apply_(model, batches, objective)  # type: ignore[attr-defined]
         models.save(model, models.load_tokenizer(source.folder), job.folder)
         write_json(job.folder / "pruning.json", report.to_dict())
         ledger = Ledger()
         ledger.charge("prune", flops=report.flops, seconds=report.seconds, tokens=report.tokens)
         body = anatomy.of(model)
-        facts: dict[str, Any] = {key: source.facts[key] for key in ("read", "learning_rate") if key in source.facts}
-        facts |= {
+        quality = None
+        if tokens is not None and objective is not None:
+            quality = quality_of(
+                body, objective, tokens, seq_length=length, limit=self.validation_tokens, ledger=ledger
+            )
+        facts: dict[str, Any] = fitting.facts_of_edited(source.facts) | {
             "objective": method.model_dump(mode="json"),
             "parameters": body.parameter_count(),
             "blocks": len(body.blocks),
             "zeros": count_zeros(body) if report.zeros or source.facts.get("zeros") else 0,
             "loads_with": report.loads_with,
-            "quality": self._quality(body, tokens, objective, ledger) if objective is not None else None,
+            "quality": quality,
             "note": report.note,
         }
         return Made(facts, ledger)
 
-    def _calibration(self, tokens: Tokens, objective: Objective, seed: int) -> list[Batch]:
-        """Random training sequences, prepared for the objective, in batches of 16."""
+    def _calibration(self, tokens: Tokens, objective: Objective, length: int, seed: int) -> list[Batch]:
+        """Random training sequences, prepared for the objective."""
         import torch
 
-        from pomona.data import TokenStream
+        from pomona.stages.calibrating import calibration_batches
 
-        stream = TokenStream(tokens.train, batch_size=16, seq_length=self.seq_length, seed=seed + 1)
-        count = max(1, round(self.calibration_tokens / stream.tokens_at(0)))
-        raw = [batch for step in range(count) for batch in stream.batch(step)]
+        raw = calibration_batches(tokens, count=self.calibration_tokens, seq_length=length, seed=seed)
         return [
             objective.prepare(batch, torch.Generator().manual_seed(seed + place)) for place, batch in enumerate(raw)
         ]
-
-    def _quality(self, body: Any, tokens: Any, objective: Objective, ledger: Any) -> dict[str, Any] | None:
-        """What the result scores on held-out text."""
-        import torch
-
-        from pomona.data import validation_batches
-        from pomona.engine import evaluate
-        from pomona.engine.speed import training_dtype
-
-        if tokens.validation.count <= self.seq_length:
-            return None
-        held_out = validation_batches(
-            tokens.validation, batch_size=16, seq_length=self.seq_length, limit_tokens=self.validation_tokens
-        )
-        table = torch.from_numpy(tokens.token_bytes)
-        return evaluate(
-            body, objective, held_out, token_bytes=table, dtype=training_dtype("auto"), ledger=ledger
-        ).to_dict()

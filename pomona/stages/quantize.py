@@ -11,8 +11,7 @@ from pomona.ground.errors import PomonaError
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
 
 if TYPE_CHECKING:
-    from pomona.data import Tokens
-    from pomona.engine import Batch
+    pass
 
 
 class QuantizeStage(Stage):
@@ -29,8 +28,8 @@ class QuantizeStage(Stage):
     """The tokens to calibrate on: name of a stage, or a folder."""
     calibration_tokens: PositiveInt = 32_768
     """Training tokens whose activations the method sees."""
-    seq_length: PositiveInt = 256
-    """Tokens per calibration sequence."""
+    seq_length: PositiveInt | None = None
+    """Tokens per sequence of calibration and evaluation. Default: as the model was trained, else 256."""
     objective: ObjectiveMethod | None = None
     """What the result is scored by. Default: what the model was trained for."""
     validation_tokens: PositiveInt = 65_536
@@ -65,23 +64,23 @@ class QuantizeStage(Stage):
             check_export(self.method)  # type: ignore[arg-type]
         except PomonaError as error:
             view.problem("method", str(error))
-        if body.max_positions is not None and self.seq_length > body.max_positions:
-            view.problem(
-                "seq_length", f"{self.seq_length} tokens are more than the model's {body.max_positions} positions"
-            )
-        method = fitting.common_objective(view, self.objective, [view.one("from").known])
-        objective = fitting.objective_for(view, method, seq_length=self.seq_length) if method else None
+        source = view.one("from").known
+        length = fitting.length_of(self.seq_length, [source])
+        if body.max_positions is not None and length > body.max_positions:
+            view.problem("seq_length", f"{length} tokens are more than the model's {body.max_positions} positions")
+        method = fitting.common_objective(view, self.objective, [source])
+        objective = fitting.objective_for(view, method, seq_length=length) if method else None
         if objective is not None:
             fitting.check_model(view, objective, body)
         values = self.method.model_dump()
         note = f"{self.method.method}, {values.get('bits')} bits, groups of {values.get('group_size')}"
-        flops = self.calibration_tokens * body.flops_per_token(self.seq_length, training=False)
+        flops = self.calibration_tokens * body.flops_per_token(length, training=False)
         return Forecast(
             tokens=self.calibration_tokens,
             parameters=body.parameter_count(),
             flops=2 * flops,
             note=note,
-            known={"model": model, "objective": method},
+            known={**fitting.passed_on(source), "model": model, "objective": method},
         )
 
     def seconds(self, view: View, forecast: Forecast) -> float | None:
@@ -92,58 +91,40 @@ class QuantizeStage(Stage):
         return 2.0 + forecast.flops / (0.2 * matmul_rate()) + forecast.parameters / 4e6
 
     def make(self, job: Job) -> Made:
-        import torch
-
         from pomona import anatomy
-        from pomona.data import Tokens, validation_batches
-        from pomona.engine import Ledger, evaluate
-        from pomona.engine.speed import training_dtype
+        from pomona.data import Tokens
+        from pomona.engine import Ledger
         from pomona.ground.quiet import without_bars
         from pomona.quantization.export import save_compressed
-        from pomona.stages import models
-        from pomona.stages.fitting import objective_of
+        from pomona.stages import fitting, models
+        from pomona.stages.calibrating import calibration_batches, quality_of
 
         source, tokens = job.input("from"), Tokens.open(job.input("data").folder)
+        length = fitting.length_of(self.seq_length, [{"facts": source.facts}])
         model = models.load(source.folder)
         tokens.require_vocabulary(model.config.vocab_size)
         ledger = Ledger()
         model.eval()
-        report = self.method.apply_(model, self._calibration(tokens, job.seed))  # type: ignore[attr-defined]
+        raw = calibration_batches(tokens, count=self.calibration_tokens, seq_length=length, seed=job.seed)
+        inputs = [{"input_ids": batch["tokens"][:, :-1]} for batch in raw]
+        report = self.method.apply_(model, inputs)  # type: ignore[attr-defined]
         ledger.charge("calibrate", flops=report.flops, seconds=report.seconds, tokens=self.calibration_tokens)
         with without_bars():
             save_compressed(model, report, job.folder)
         tokens.tokenizer.save_pretrained(job.folder)
         body = anatomy.of(model)
-        quality, objective = None, objective_of(self.objective, [source.facts])
-        if tokens.validation.count > self.seq_length:
-            held_out = validation_batches(
-                tokens.validation, batch_size=16, seq_length=self.seq_length, limit_tokens=self.validation_tokens
-            )
-            quality = evaluate(
-                body,
-                objective.build(tokens.tokenizer),  # type: ignore[attr-defined]
-                held_out,
-                token_bytes=torch.from_numpy(tokens.token_bytes),
-                dtype=training_dtype("auto"),
-                ledger=ledger,
-            )
+        method = fitting.objective_of(self.objective, [source.facts])
+        objective = method.build(tokens.tokenizer)  # type: ignore[attr-defined]
+        quality = quality_of(body, objective, tokens, seq_length=length, limit=self.validation_tokens, ledger=ledger)
         values = self.method.model_dump()
-        facts: dict[str, Any] = {
+        facts: dict[str, Any] = fitting.facts_of_edited(source.facts) | {
             "parameters": body.parameter_count(),
             "blocks": len(body.blocks),
-            "quality": quality.to_dict() if quality else None,
-            "objective": objective.model_dump(mode="json"),
+            "quality": quality,
+            "objective": method.model_dump(mode="json"),
             "bits": values.get("bits"),
             "group_size": values.get("group_size"),
             "bits_per_weight": report.bits_per_weight,
             "note": f"{self.method.method}, {values.get('bits')} bits, groups of {values.get('group_size')}",
         }
         return Made(facts, ledger)
-
-    def _calibration(self, tokens: Tokens, seed: int) -> list[Batch]:
-        """Random training sequences as model inputs, in batches of 16."""
-        from pomona.data import TokenStream
-
-        stream = TokenStream(tokens.train, batch_size=16, seq_length=self.seq_length, seed=seed + 1)
-        count = max(1, round(self.calibration_tokens / stream.tokens_at(0)))
-        return [{"input_ids": batch["tokens"][:, :-1]} for step in range(count) for batch in stream.batch(step)]

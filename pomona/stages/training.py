@@ -126,7 +126,7 @@ class TrainingStage(Stage):
         )
         if model is None:
             return Forecast()
-        known: dict[str, Any] = {"model": model, "objective": self.objective}
+        known: dict[str, Any] = {"model": model, "objective": self.objective, "seq_length": self.seq_length}
         try:
             body = anatomy.of(model)
         except PomonaError as error:
