@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from pomona import anatomy
 from pomona.anatomy import Anatomy
 from pomona.engine.checkpoint import Checkpoints
+from pomona.engine.curvature import curvature_pass
 from pomona.engine.ema import Ema
 from pomona.engine.evaluate import Quality, autocast, bits_per_byte, count_bytes, evaluate
 from pomona.engine.flops import measure_flops, trainable
@@ -30,6 +31,7 @@ from pomona.engine.guards import GuardConfig, Guards
 from pomona.engine.ledger import Ledger
 from pomona.engine.metrics import MetricsLog
 from pomona.engine.protocols import Batch, Loss, Objective, Schedule, count_targets
+from pomona.engine.seeds import mix
 from pomona.engine.signals import StopRequest
 from pomona.engine.speed import compiled_blocks, fast_products, should_compile, training_dtype
 from pomona.ground.config import Config
@@ -110,7 +112,8 @@ def fit(
         model: any model with an anatomy; its parameters are float32.
         objective: corruption and loss.
         stream: batches by (step, rank).
-        optimizer: over the model's parameters; each group's `lr` is its peak rate.
+        optimizer: over the model's parameters; each group's `lr` is its peak rate. One that asks for curvature
+            (`protocols.UsesCurvature`) is given it after the steps that it names.
         schedule: share of the peak rate by step.
         steps: optimizer steps in all, those before a resume included.
         config: how to run; see `FitConfig`.
@@ -123,6 +126,7 @@ def fit(
         title: shown at the progress bar.
 
     Raises:
+        ConfigError: the folder holds a longer run, or the objective cannot give the curvature asked for.
         TrainingDiverged: see `GuardConfig`.
         TrainingStopped: SIGINT or SIGTERM; a checkpoint was written first.
     """
@@ -142,7 +146,7 @@ def fit(
 
     def load(step: int) -> list[Batch]:
         raw = stream.batch(step, accelerator.process_index, micro_batches=config.micro_batches)
-        draws = torch.Generator().manual_seed(_mix(config.seed, step, accelerator.process_index))
+        draws = torch.Generator().manual_seed(mix(config.seed, step, accelerator.process_index))
         return [objective.prepare(micro, draws) for micro in raw]
 
     done = 0
@@ -176,6 +180,7 @@ def fit(
         stack.enter_context(compiled_blocks(body, compiling))
         step_module, prepared_optimizer = accelerator.prepare(_Step(body, objective, dtype), optimizer)
         parameters = trainable(model, objective)
+        curvature = curvature_pass(optimizer, accelerator, step_module, body, objective, flops.of, config.seed)
         loader = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="pomona-batches"))
         stopping = stack.enter_context(StopRequest())
         bar = stack.enter_context(progress_bar("{task.fields[state]}"))
@@ -194,7 +199,7 @@ def fit(
             factor = schedule(done)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-            torch.manual_seed(_mix(config.seed, done, accelerator.process_index))
+            torch.manual_seed(mix(config.seed, done, accelerator.process_index))
 
             nats = _accumulate(accelerator, step_module, micro_batches, device)
             targets = sum(count_targets(micro) for micro in micro_batches)
@@ -230,10 +235,14 @@ def fit(
                 )
                 record = _record(ledger, nats / max(targets, 1), optimizer, norm, tokens / seconds)
                 record["bits_per_byte"] = bits_per_byte(nats / accelerator.num_processes, byte_count)
+                statistics = getattr(optimizer, "statistics", None)
+                record |= statistics() if statistics is not None else {}
                 log.append(record)
                 accelerator.log({k: v for k, v in record.items() if v is not None}, step=done)
                 bar.update(task, state=_state(record))
             bar.update(task, completed=done)
+            if curvature is not None and skipped is None and done % curvature.request.every == 0:
+                ledger.charge("curvature", **curvature(done, micro_batches))
 
             due = config.evaluate_every is not None and done % config.evaluate_every == 0
             if validation and (due or done == steps):
@@ -332,17 +341,6 @@ def _scale_gradients(parameters: Sequence[nn.Parameter], scale: float, clip: flo
         scale *= clip / norm
     torch._foreach_mul_(grads, scale)
     return norm
-
-
-def _mix(*numbers: int) -> int:
-    """One seed from several numbers (the mixing of splitmix64): neighbours give unrelated seeds."""
-    state = 0
-    for number in numbers:
-        state = (state ^ number) + 0x9E3779B97F4A7C15 & (2**64 - 1)
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & (2**64 - 1)
-        state ^= state >> 31
-    return state >> 1
 
 
 def _position(ledger: Ledger) -> dict[str, Any]:

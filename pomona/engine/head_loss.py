@@ -22,31 +22,35 @@ CHUNK_ELEMENTS = 2**22
 """Logits held at a time: 4 Mi elements, 8 MB in bfloat16, which stays within a last-level cache."""
 
 
-def head_loss(body: Anatomy, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def head_loss(body: Anatomy, hidden: Tensor, labels: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the model's own head, summed over the counted labels.
 
     Args:
         body: anatomy of the model whose head is read.
         hidden: (..., D) what the head reads (`body.hidden(...)`).
         labels: (...) int64, `IGNORED` where a position does not count.
+        draws: (...) in [0, 1); the counted labels are then replaced by `drawn_labels`.
 
     Returns:
         total: scalar float32, nats summed over counted positions; differentiable.
         correct: scalar int64, counted positions whose most likely token is the label.
     """
     flat, wanted = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    uniform = None if draws is None else draws.reshape(-1)
     head = body.head_weight()
     if head is None:  # more than one linear map (BERT's transform): let the model compute its logits
         counted = wanted != IGNORED
-        logits = body.logits(flat[counted]).float()
-        total = F.cross_entropy(logits, wanted[counted], reduction="sum")
-        return total, (logits.argmax(-1) == wanted[counted]).sum()
+        logits, wanted = body.logits(flat[counted]).float(), wanted[counted]
+        if uniform is not None:
+            wanted = drawn_labels(logits.detach(), wanted, uniform[counted])
+        total = F.cross_entropy(logits, wanted, reduction="sum")
+        return total, (logits.argmax(-1) == wanted).sum()
     weight, bias = head
-    return linear_cross_entropy(flat, weight, bias, wanted)
+    return linear_cross_entropy(flat, weight, bias, wanted, uniform)
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, draws_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")` without keeping the logits.
 
@@ -57,6 +61,7 @@ def linear_cross_entropy(
         weight_VD: float, gradient flows into it.
         bias_V: float or None, gradient flows into it.
         labels_N: int64, `IGNORED` where a row does not count.
+        draws_N: in [0, 1); the counted labels are then replaced by `drawn_labels`.
 
     Returns:
         (total nats, number of counted rows whose argmax is the label).
@@ -69,14 +74,50 @@ def linear_cross_entropy(
     if not torch.is_grad_enabled():  # the function would take parameters for inputs whose gradients are wanted
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
         bias_V = None if bias_V is None else bias_V.detach()
-    total, correct = _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N)  # type: ignore[no-untyped-call]
+    if _twice:
+        return _plain(hidden_ND, weight_VD, bias_V, labels_N, draws_N)
+    inputs = (hidden_ND, weight_VD, bias_V, labels_N, draws_N)
+    total, correct = _LinearCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
     return total, correct
+
+
+def drawn_labels(logits_CV: Tensor, labels_C: Tensor, draws_C: Tensor) -> Tensor:
+    """Labels drawn from softmax(logits) by inversion: the first token whose cumulative probability exceeds the draw.
+
+    A row's label depends on its own logits and draw alone, so however rows are cut into chunks, micro-batches and
+    processes, the same labels are drawn.
+
+    Args:
+        logits_CV: float.
+        labels_C: int64; rows that do not count (`IGNORED`) stay so.
+        draws_C: float32, uniform in [0, 1).
+    """
+    ends = torch.softmax(logits_CV, dim=-1, dtype=torch.float32).cumsum(-1)
+    wanted = (draws_C.to(ends) * ends[:, -1]).unsqueeze(1)
+    drawn = torch.searchsorted(ends, wanted, right=True).squeeze(1).clamp_max(logits_CV.shape[1] - 1)
+    return torch.where(labels_C == IGNORED, labels_C, drawn)
+
+
+def _plain(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, draws_N: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same with all logits at once, by operations that can be differentiated twice."""
+    logits = F.linear(hidden_ND, weight_VD, bias_V).float()
+    if draws_N is not None:
+        labels_N = drawn_labels(logits.detach(), labels_N, draws_N)
+    total = F.cross_entropy(logits, labels_N, ignore_index=IGNORED, reduction="sum")
+    return total, ((logits.argmax(-1) == labels_N) & (labels_N != IGNORED)).sum()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_N: Tensor,
+        draws_N: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         rows, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
         chunk = max(1, min(rows, CHUNK_ELEMENTS // vocabulary))
@@ -91,6 +132,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slice(start, start + chunk)
                 hidden, labels = hidden_ND[part], labels_N[part]
                 logits = F.linear(hidden, weight_VD, bias_V)
+                if draws_N is not None:
+                    labels = drawn_labels(logits, labels, draws_N[part])
                 if grad_hidden is None or grad_weight is None:
                     nats, hits = _score(logits, labels)
                     total += nats
@@ -116,6 +159,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden * scale.to(grad_hidden.dtype),
             (grad_weight * scale).to(weight_dtype),
             None if grad_bias is None else (grad_bias * scale).to(bias_dtype),
+            None,
             None,
         )
 
@@ -157,6 +201,19 @@ def _to_be_compiled(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor
     onehot = torch.arange(logits.shape[1], device=logits.device) == index
     grad = torch.where(counted, exps / sums - onehot.to(exps.dtype), 0.0)
     return nats, grad.to(logits_CV.dtype)
+
+
+_twice: list[bool] = []
+
+
+@contextmanager
+def differentiable_twice() -> Iterator[None]:
+    """Within the block, the gradient of the loss can be differentiated itself; it takes the memory of all logits."""
+    _twice.append(True)
+    try:
+        yield
+    finally:
+        _twice.pop()
 
 
 _Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

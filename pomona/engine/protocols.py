@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -57,6 +57,50 @@ class Objective(Protocol):
 
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
         """The loss of a prepared micro-batch."""
+        ...
+
+
+@runtime_checkable
+class SamplesLabels(Protocol):
+    """An objective that can also score labels which the model itself draws.
+
+    A prepared batch may then hold `draws` (B, T), uniform in [0, 1): wherever `labels` counts a target, the loss is
+    that of a label drawn from the predicted distribution, by inversion of its cumulative sum at the draw.
+    """
+
+    samples_labels: bool
+
+
+@dataclass(frozen=True)
+class CurvatureRequest:
+    """What an optimizer wants to know of the loss beside its gradient: the diagonal of its curvature, now and then.
+
+    Attributes:
+        estimator: `sampled-labels` is B g^2 with g the gradient of the mean loss to B labels drawn from the model (the
+            Gauss-Newton diagonal in expectation); `hutchinson` is u * (H u) with u normal (the Hessian's).
+        every: steps between estimates; the first follows step `every`.
+        share: of a step's sequences that an estimate looks at, in (0, 1].
+    """
+
+    estimator: Literal["sampled-labels", "hutchinson"]
+    every: int
+    share: float
+
+    @property
+    def passes_per_step(self) -> float:
+        """Cost of the estimates in training passes per step. Differentiating twice costs three times as much."""
+        return self.share / self.every * (3.0 if self.estimator == "hutchinson" else 1.0)
+
+
+@runtime_checkable
+class UsesCurvature(Protocol):
+    """An optimizer that asks the loop for curvature."""
+
+    @property
+    def curvature(self) -> CurvatureRequest: ...
+
+    def update_curvature(self) -> None:
+        """Take the estimate that each parameter's `grad` holds. Changes neither parameters nor moments of gradients."""
         ...
 
 

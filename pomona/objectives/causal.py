@@ -42,5 +42,5 @@ def causal_loss(body: Anatomy, batch: Batch, method: str) -> Loss:
         # Positions that start anew are enough: transformers makes the block-diagonal causal mask from them.
         require_document_masks(body, method)
         inputs["position_ids"] = batch["position_ids"]
-    total, correct = head_loss(body, body.hidden(**inputs), batch["labels"])
+    total, correct = head_loss(body, body.hidden(**inputs), batch["labels"], batch.get("draws"))
     return Loss(total, (batch["labels"] != IGNORED).sum(), correct)

@@ -72,6 +72,7 @@ class MaskedLm:
 
     name = "masked-lm"
     is_likelihood = False
+    samples_labels = True
 
     def __init__(
         self, config: MaskedLmConfig, *, mask_id: int, special_V: Tensor, word_start_V: Tensor | None = None
@@ -124,7 +125,8 @@ class MaskedLm:
             inputs["attention_mask"] = block_diagonal_mask(batch["documents"], body)
         counted = batch["labels"] != IGNORED
         hidden = body.hidden(**inputs)[counted]
-        total, correct = head_loss(body, hidden, batch["labels"][counted])
+        draws = batch["draws"][counted] if "draws" in batch else None
+        total, correct = head_loss(body, hidden, batch["labels"][counted], draws)
         return Loss(total, counted.sum(), correct)
 
 

@@ -64,6 +64,7 @@ class Meap:
 
     name = "meap"
     is_likelihood = False
+    samples_labels = True
 
     def __init__(self, config: MeapConfig, *, mask_id: int, kept_V: Tensor) -> None:
         self.config, self.mask_id, self.kept_V = config, mask_id, kept_V

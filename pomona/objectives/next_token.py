@@ -36,6 +36,7 @@ class NextToken:
 
     name = "next-token"
     is_likelihood = True
+    samples_labels = True
 
     def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Batch:
         """`input_ids` and `labels` (B, T) of `tokens` (B, T+1); see `shifted`."""

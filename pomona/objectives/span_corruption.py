@@ -72,6 +72,7 @@ class SpanCorruption:
 
     name = "span-corruption"
     is_likelihood = False
+    samples_labels = True
 
     def __init__(self, config: SpanCorruptionConfig, *, sentinels: tuple[int, ...], end_id: int) -> None:
         self.config, self.sentinels, self.end_id = config, torch.tensor(sentinels), end_id
@@ -134,7 +135,7 @@ class SpanCorruption:
         labels = batch["labels"]
         decoded = shift_right(labels, int(body.config.decoder_start_token_id))
         hidden = body.hidden(input_ids=batch["input_ids"], decoder_input_ids=decoded)
-        total, correct = head_loss(body, hidden, labels)
+        total, correct = head_loss(body, hidden, labels, batch.get("draws"))
         return Loss(total, (labels != IGNORED).sum(), correct)
 
 

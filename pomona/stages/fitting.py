@@ -71,6 +71,19 @@ def check_model(view: View, objective: Objective, body: Anatomy, key: str = "obj
     return True
 
 
+def check_curvature(view: View, optimizer: MethodConfig, objective: Objective) -> None:
+    """Report an objective that cannot give an optimizer the curvature that it asks for."""
+    from pomona.engine.curvature import check_curvature as check
+
+    request = getattr(optimizer, "curvature", None)
+    if request is None:
+        return
+    try:
+        check(request, objective, optimizer.method)
+    except PomonaError as error:
+        view.problem("optimizer", error.what, error.do or "")
+
+
 def common_objective(view: View, given: MethodConfig | None, known: Iterable[Mapping[str, Any]]) -> MethodConfig | None:
     """What models are scored by: the given objective, else the one that all of them were trained for.
 

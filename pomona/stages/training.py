@@ -134,6 +134,8 @@ class TrainingStage(Stage):
             return Forecast(known=known)
         if objective is not None and not fitting.check_model(view, objective, body):
             return Forecast(known=known)
+        if objective is not None:
+            fitting.check_curvature(view, self.optimizer, objective)
         train_tokens = (view.known("data", "facts") or {}).get("train_tokens")
         self._check_sizes(view, body, train_tokens)
         per_token = body.flops_per_token(self.seq_length, training=True)
@@ -209,12 +211,18 @@ class TrainingStage(Stage):
         return compiled_seconds(seconds, runs, self.engine.compile)  # type: ignore[attr-defined]
 
     def _steps(self, flops_per_step: float, flops_of: float | None) -> int | None:
-        """Optimizer steps that the budget allows; None where what it refers to is not known."""
+        """Optimizer steps that the budget allows; None where what it refers to is not known.
+
+        Args:
+            flops_per_step: of training; what the optimizer's estimates of curvature cost comes on top.
+        """
         if self.steps is not None:
             return self.steps
         if self.tokens is not None:
             return max(1, round(self.tokens / self.tokens_per_step))
         budget = self.flops if self.flops is not None else flops_of
+        if (curvature := getattr(self.optimizer, "curvature", None)) is not None:
+            flops_per_step *= 1.0 + curvature.passes_per_step
         return None if budget is None else max(1, round(budget / flops_per_step))
 
     def pilot_steps(self, steps: int) -> int:

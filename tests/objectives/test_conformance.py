@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from pomona import anatomy
 from pomona.anatomy import Anatomy
-from pomona.engine.protocols import IGNORED, Objective, count_targets
+from pomona.engine.head_loss import drawn_labels
+from pomona.engine.protocols import IGNORED, Objective, SamplesLabels, count_targets
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import UnsupportedModel
 from tests.conformance import check_card, check_listed, methods_of, slug_of
@@ -163,6 +164,26 @@ def test_rows_are_independent(method: type[MethodConfig]) -> None:
         parts = [made(body, {name: tensor[row : row + 1] for name, tensor in prepared.items()}) for row in range(4)]
         torch.testing.assert_close(sum(part.total for part in parts), whole.total, rtol=1e-5, atol=1e-4)
         assert sum(int(part.targets) for part in parts) == int(whole.targets)
+
+
+@every_method
+def test_draws_are_of_counted_targets(method: type[MethodConfig]) -> None:
+    """Catches an objective that says it can draw labels and scores the true ones, or draws them where nothing counts:
+    the loss is transformers' cross-entropy to the labels that the same draws give."""
+    made = objective(method)
+    if not (isinstance(made, SamplesLabels) and made.samples_labels):
+        return
+    body = bodies(made)[0]
+    prepared = made.prepare(batch(), seeded())
+    labels, draws = prepared["labels"], torch.rand(prepared["labels"].shape, generator=seeded(1))
+    with torch.no_grad():
+        loss = made(body, {**prepared, "draws": draws})
+        given = {"labels": labels} if "encoder_decoder" in body.capabilities else {}
+        logits = body.model(input_ids=prepared["input_ids"], **given).logits.flatten(0, 1)
+    drawn = drawn_labels(logits, labels.flatten(), draws.flatten())
+    wanted = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
+    torch.testing.assert_close(loss.total, wanted, rtol=1e-4, atol=1e-3)
+    assert not torch.equal(drawn, labels.flatten()) and int(loss.targets) == count_targets(prepared)
 
 
 TAKEN = {"next-token": {"llama", "gpt2"}, "meap": {"llama", "gpt2"}, "masked-lm": {"bert"}, "span-corruption": {"t5"}}

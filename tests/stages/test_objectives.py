@@ -152,3 +152,25 @@ def test_a_decoder_learns_with_masked_inputs(texts: Path, tmp_path: Path) -> Non
     assert made["on"].facts["objective"]["method"] == "meap"
     assert made["quantize"].facts["objective"]["method"] == "next-token"
     assert made["on"].facts["quality"]["bits_per_byte"] > 0
+
+
+def test_curvature_that_an_objective_cannot_give(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches compute being spent before the refusal, a budget that leaves out the estimates, and their cost unsaid."""
+    from pomona.objectives import NextToken
+
+    model = {"shape": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 48, "max_position_embeddings": 32}  # fmt: skip
+    sophia = {"method": "sophia", "refresh_steps": 2}
+    made = {}
+    for name, optimizer in (("sophia", sophia), ("adamw", "adamw")):
+        stage = {"model": model, "steps": None, "flops": 4.0e9, "optimizer": optimizer}
+        made[name] = run(recipe(texts, {}, stage), out=tmp_path / "runs")["pretrain"]
+    ledgers = {name: artefact.ledger() for name, artefact in made.items()}
+    assert made["sophia"].facts["steps"] == round(made["adamw"].facts["steps"] / 1.25)
+    assert ledgers["sophia"]["purposes"]["curvature"]["flops"] > 0
+    totals = [sum(ledger["purposes"][key]["flops"] for key in ledger["purposes"] if key != "evaluate")
+              for ledger in ledgers.values()]  # fmt: skip
+    assert totals[0] == pytest.approx(totals[1], rel=0.05)
+    monkeypatch.setattr(NextToken, "samples_labels", False)
+    with pytest.raises(ConfigError, match="estimator: hutchinson"):
+        prepare(load(recipe(texts, {}, {"model": model, "optimizer": sophia})), Store(tmp_path / "other"))
