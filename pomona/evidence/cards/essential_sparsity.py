@@ -70,7 +70,8 @@ def unexplained(curve: Sequence[float]) -> float:
 
     one = left_over()
     two = min(left_over(np.clip(x - knee, 0.0, None)) for knee in np.linspace(x[1], x[-2], 200))
-    return two / one if one > 0 else 1.0
+    straight = one <= 1e-9 * float(np.square(y).sum())  # to rounding
+    return 1.0 if straight else two / one
 
 
 def judge(table: Table) -> Verdict:

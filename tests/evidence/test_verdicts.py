@@ -1,0 +1,106 @@
+"""The rules of cards on tables made by hand: what is plain to see is found, and half of it is called half."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pomona.evidence.card import Verdict, card_of
+from pomona.evidence.cards.essential_sparsity import SPARSITIES, name_of
+from pomona.evidence.table import Table, Trial
+
+Curve = Sequence[tuple[float, float, float]]
+
+
+def verdict(
+    slug: str, arms: Mapping[str, Mapping[str, Sequence[float]]], curves: Mapping[str, Curve] | None = None
+) -> Verdict:
+    """The verdict of a card on metrics by arm and seed."""
+    trials = [
+        Trial(
+            arm,
+            seed,
+            {name: values[seed] for name, values in metrics.items()},
+            flops=1.0,
+            curve=(curves or {}).get(arm, ()),
+        )
+        for arm, metrics in arms.items()
+        for seed in range(3)
+    ]
+    return card_of(slug).judge(Table(tuple(trials)))
+
+
+def losses(*values: float) -> dict[str, Sequence[float]]:
+    return {"loss": values, "bits per byte": values, "jump": (0.001, 0.0, 0.0)}
+
+
+FAST: Curve = ((0.5, 0.5, 2.0), (1.0, 1.0, 1.9))
+SLOW: Curve = ((0.5, 0.5, 3.0), (1.0, 1.0, 2.0))
+
+
+def test_optimizers_and_growth() -> None:
+    """Catches a turned sign, arms taken for one another, and a rule that asks for the share of the wrong arm."""
+    low, middle, high = losses(1.90, 1.91, 1.92), losses(1.98, 1.99, 2.00), losses(2.00, 2.01, 2.02)
+    fast, slow = {"conda": FAST, "adamw": SLOW}, {"conda": SLOW, "adamw": SLOW}
+    assert verdict("conda", {"adamw": high, "conda": low}, fast).status == "reproduced"
+    assert verdict("conda", {"adamw": high, "conda": middle}, slow).status == "partly"
+    assert verdict("conda", {"adamw": low, "conda": high}, slow).status == "not reproduced"
+    arms = {"from scratch": high, "stacked": low}
+    assert verdict("g-stack", arms, {"from scratch": SLOW, "stacked": FAST}).status == "reproduced"
+    assert verdict("g-stack", {"from scratch": low, "stacked": high}, dict.fromkeys(arms, SLOW)).status == (
+        "not reproduced"
+    )
+    grown = {"from scratch": high, "grown, fpi": low, "grown, aki": low}
+    curves = {"from scratch": SLOW, "grown, fpi": FAST, "grown, aki": FAST}
+    assert verdict("bert2bert", grown, curves).status == "reproduced"
+    torn = {**grown, "grown, fpi": {**low, "jump": (0.2, 0.2, 0.2)}}
+    assert verdict("bert2bert", torn, curves).status == "partly"
+    assert verdict("bert2bert", grown, dict.fromkeys(grown, SLOW)).status == "not reproduced"
+
+
+def test_schedules() -> None:
+    """Catches forgetting that is counted as a gain."""
+
+    def arm(average: float, forgetting: float) -> dict[str, Sequence[float]]:
+        return {"average loss": [average + 0.01 * seed for seed in range(3)], "forgetting": [forgetting] * 3}
+
+    cosine = arm(3.0, 0.30)
+    assert verdict("infinite-lr", {"cosine": cosine, "infinite": arm(2.95, 0.20)}).status == "reproduced"
+    assert verdict("infinite-lr", {"cosine": cosine, "infinite": arm(3.10, 0.20)}).status == "partly"
+    assert verdict("infinite-lr", {"cosine": cosine, "infinite": arm(3.10, 0.35)}).status == "not reproduced"
+
+
+def test_compression() -> None:
+    """Catches a knee in a straight line, and a ratio that is read upside down."""
+
+    def quantized(three: float, two: float) -> dict[str, Sequence[float]]:
+        return {"excess at 4 bits": [0.01] * 3, "excess at 3 bits": [three] * 3, "excess at 2 bits": [two] * 3}
+
+    rounding = quantized(0.1, 1.0)
+
+    def gptq(three: float, two: float) -> str:
+        arms = {"rtn": rounding, "rtn, clipped": rounding}
+        better = {"gptq": quantized(three, two), "gptq, clipped": quantized(three, two)}
+        return verdict("gptq", {**arms, **better}).status
+
+    assert [gptq(0.05, 0.5), gptq(0.09, 0.5), gptq(0.2, 2.0)] == ["reproduced", "partly", "not reproduced"]
+
+    def pruned(knee: float, free: float) -> dict[str, Sequence[float]]:
+        return {"free sparsity": [free] * 3, **{name_of(s): [max(0.0, s - knee)] * 3 for s in SPARSITIES}}
+
+    random = pruned(-1.0, 0.0)
+    assert verdict("essential-sparsity", {"magnitude": pruned(0.4, 0.4), "random": random}).status == "reproduced"
+    assert verdict("essential-sparsity", {"magnitude": pruned(0.0, 0.1), "random": random}).status == "partly"
+    assert verdict("essential-sparsity", {"magnitude": random, "random": random}).status == "not reproduced"
+
+
+def test_conversion() -> None:
+    """Catches a faster model that computes something else."""
+
+    def arm(loss: float, time: float) -> dict[str, Sequence[float]]:
+        return {"loss": [loss] * 3, "time": [time] * 3}
+
+    def norms(loss: float, time: float) -> str:
+        arms = {"LayerNorm": arm(2.0, 1.0), "Pre-RMSNorm": arm(loss, time), "Pre-CRMSNorm": arm(loss, time)}
+        return verdict("pre-crmsnorm", arms).status
+
+    assert [norms(2.0, 0.9), norms(2.0, 1.1), norms(2.1, 0.9)] == ["reproduced", "partly", "not reproduced"]
