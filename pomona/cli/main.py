@@ -14,6 +14,7 @@ from rich.text import Text
 from pomona.cli.anatomy import app as anatomy
 from pomona.cli.evidence import app as evidence
 from pomona.cli.lazy import BUILDERS, LazyGroup, first_line
+from pomona.cli.registry import app as registry
 from pomona.ground.console import console, output
 from pomona.ground.errors import ConfigError, PomonaError, TrainingDiverged, TrainingStopped
 from pomona.ground.ranks import is_main, rank
@@ -159,6 +160,7 @@ def inspect(
 app.add_typer(data, name="data", rich_help_panel="Look")
 app.add_typer(anatomy, name="anatomy", rich_help_panel="Look")
 app.add_typer(evidence, name="evidence", rich_help_panel="Look")
+app.add_typer(registry, name="registry", rich_help_panel="Look")
 
 
 @app.command(rich_help_panel="Use")

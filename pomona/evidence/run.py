@@ -12,6 +12,7 @@ from pomona.catalog.listing import Row, find, rows
 from pomona.catalog.listing import module_of as method_of
 from pomona.evidence.card import SCALES, Card, Scale, Stages, Verdict, card_of, has_card, module_of
 from pomona.evidence.code import code_of, compared
+from pomona.evidence.direct import DirectCard, run_direct
 from pomona.evidence.result import RESULTS, Result, State, described, results_of, sealed, write_result
 from pomona.evidence.table import Table
 from pomona.evidence.trials import run_trials
@@ -55,14 +56,17 @@ def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path)
     modules = measured(card, {name: arm.stages for name, arm in arms.items()})
     code = fingerprint(modules)  # as it is when the run begins
     say(f"[bold]{card.slug}[/] at scale {scale}, {seeds} seeds\n  claim: {card.claim}\n  equal: {card.equal}")
-    trials = run_trials(
-        f"{card.slug}.{scale}",
-        {name: arm.stages for name, arm in arms.items()},
-        dict.fromkeys(arms, card.measure),
-        range(seeds),
-        work,
-        salt=code_of,
-    )
+    if isinstance(card, DirectCard):
+        trials = run_direct(card, scale, range(seeds), work, code)
+    else:
+        trials = run_trials(
+            f"{card.slug}.{scale}",
+            {name: arm.stages for name, arm in arms.items()},
+            dict.fromkeys(arms, card.measure),
+            range(seeds),
+            work,
+            salt=code_of,
+        )
     verdict = card.judge(Table(trials))
     result = sealed(
         Result(
@@ -83,8 +87,8 @@ def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path)
 
 def measured(card: Card, arms: Mapping[str, Stages]) -> set[str]:
     """The modules that a result is about: the card, its method, and what the arms are compared by."""
-    recipes = {name: load({"name": card.slug, "stages": list(stages)}) for name, stages in arms.items()}
-    found = compared({name: recipe.stages for name, recipe in recipes.items()})
+    recipes = {name: load({"name": card.slug, "stages": list(stages)}) for name, stages in arms.items() if stages}
+    found = compared({name: recipe.stages for name, recipe in recipes.items()}) if recipes else set()
     return {module_of(card.slug), method_of(find(card.slug)), *found}
 
 

@@ -7,7 +7,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pomona.ground.errors import DamagedArtefact, DataError
 
@@ -85,25 +85,33 @@ def size_of(folder: Path) -> Size:
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:
     """Name -> {dtype, shape, data_offsets} of every tensor of a safetensors file; offsets count from its data."""
-    length = file.stat().st_size
     with file.open("rb") as stream:
-        prefix = stream.read(8)
-        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else LARGEST_HEADER
-        if size > min(LARGEST_HEADER, length - 8):
-            raise DamagedArtefact(
-                f"{file} is damaged", needs="a complete header", found=f"{length} bytes", do="fetch or make it again"
-            )
-        try:
-            header = json.loads(stream.read(size))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DamagedArtefact(f"{file} is damaged", found=str(error), do="fetch or make it again") from error
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return header_of(stream, file.stat().st_size, str(file))[0]
+
+
+def header_of(stream: IO[bytes], length: int, name: str) -> tuple[dict[str, dict[str, Any]], int]:
+    """The tensors of a safetensors file as `read_header` gives them, and where its data begin.
+
+    Args:
+        stream: the file, at its beginning. length: its bytes. name: for errors.
+    """
+    prefix = stream.read(8)
+    size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else LARGEST_HEADER
+    if size > min(LARGEST_HEADER, length - 8):
+        raise DamagedArtefact(
+            f"{name} is damaged", needs="a complete header", found=f"{length} bytes", do="fetch or make it again"
+        )
+    try:
+        header = json.loads(stream.read(size))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DamagedArtefact(f"{name} is damaged", found=str(error), do="fetch or make it again") from error
+    tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
     end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
     if 8 + size + end > length:
         raise DamagedArtefact(
-            f"{file} is cut off", needs=f"{8 + size + end} bytes", found=f"{length} bytes", do="fetch or make it again"
+            f"{name} is cut off", needs=f"{8 + size + end} bytes", found=f"{length} bytes", do="fetch or make it again"
         )
-    return tensors
+    return tensors, 8 + size
 
 
 _PACKED_PARTS = frozenset({"weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"})
