@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pomona.ground.errors import DataError
+from pomona.ground.errors import DataError, PomonaError
 from pomona.registry.claims import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+UNBUILDABLE = (PomonaError, AttributeError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+"""What comes of a configuration that contradicts itself, or another class than it names."""
 LONGEST = 512
 """Tokens of a text that are read."""
 BATCH = 32

@@ -169,7 +169,7 @@ def _read(where: str, stream: IO[bytes], *, certain: bool) -> Iterator[tuple[tup
 
 def is_pickle(contents: Contents, name: str) -> bool:
     """Whether a file is one that is loaded by unpickling, judged by its content where that is telling."""
-    if name.endswith(SUFFIXES[:6]):
+    if name.endswith(SUFFIXES):
         return True
     with contents.open(name) as file:
         return looks_like_one(file)

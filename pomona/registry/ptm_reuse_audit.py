@@ -29,7 +29,7 @@ from pydantic import Field, PositiveInt
 
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import DataError, PomonaError
-from pomona.registry.behaviour import Item, Running
+from pomona.registry.behaviour import UNBUILDABLE, Item, Running
 from pomona.registry.claims import Discrepancy, Measurement, check_claim
 from pomona.registry.contents import Contents, read_text
 from pomona.registry.packages import Found, find_packages
@@ -284,8 +284,8 @@ def _shapes(folder: Path, weights: Weights) -> Iterator[Finding]:
 
     try:
         model = anatomy.shadow(folder)
-    except PomonaError as error:
-        yield Finding("consistency", "note", f"its configuration was not followed: {error.what}")
+    except UNBUILDABLE as error:
+        yield Finding("consistency", "note", f"its configuration was not followed: {reason_of(error)}")
         return
     if getattr(model.config, "quantization_config", None) is not None or not weights.shapes:
         return
@@ -304,6 +304,13 @@ def _shapes(folder: Path, weights: Weights) -> Iterator[Finding]:
         )
     elif both:
         yield Finding("consistency", "good", f"{len(both)} tensors have the shapes that the configuration says")
+
+
+def reason_of(error: Exception) -> str:
+    """Why a model was not built, in one line."""
+    if isinstance(error, PomonaError):
+        return f"{error.what}: {error.found}" if error.found else error.what
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def vocabulary_of(contents: Contents) -> int | None:
@@ -338,8 +345,8 @@ def _behaviour(
     start = time.perf_counter()
     try:
         running = Running(folder)
-    except PomonaError as error:
-        yield Finding("reload", "warning", f"it was not loaded: {error.what}", "load", error.found or "")
+    except UNBUILDABLE as error:
+        yield Finding("reload", "warning", f"it was not loaded: {reason_of(error)}", "load")
         return
     facts["load_seconds"] = round(time.perf_counter() - start, 3)
     facts["parameters"] = running.body.parameter_count()
