@@ -2,6 +2,7 @@
 
 Source: folklore; the baseline "RTN" of Frantar et al., "GPTQ", ICLR 2023, arXiv:2210.17323.
 Implements: the min-max grid of Sec. 4 per row or group, optionally with the search of a smaller clipping range.
+Deviations: none.
 Use when: at 8 bits, or when there is no calibration text. Cost: one pass over the weights; no data, no forward pass.
 Relations: `gptq` on inputs that are not correlated (H = c I) gives the same codes.
 Limits: linear maps inside the blocks; embeddings, norms and the head stay as they are.
