@@ -7,7 +7,7 @@ dropout draw from generators seeded by the step. That is why a resumed run conti
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -96,6 +96,7 @@ def fit(
     config: FitConfig | None = None,
     folder: Path | None = None,
     validation: Sequence[Batch] = (),
+    watched: Mapping[str, Sequence[Batch]] | None = None,
     scoring: Objective | None = None,
     token_bytes: Tensor | None = None,
     stop_at_loss: float | None = None,
@@ -119,6 +120,7 @@ def fit(
         config: how to run; see `FitConfig`.
         folder: for checkpoints and metrics.jsonl; None keeps everything in memory.
         validation: held-out batches before `prepare`.
+        watched: further held-out batches by name (what a model must not forget), scored beside those of `validation`.
         scoring: what held-out batches are scored by; default: the objective.
         token_bytes: (V,) UTF-8 bytes of each token, for bits per byte.
         stop_at_loss: end as soon as an evaluation is at or below this many nats per token.
@@ -248,8 +250,14 @@ def fit(
             if validation and (due or done == steps):
                 with ema.applied() if ema else ExitStack():
                     judge = scoring or objective
-                    quality = evaluate(body, judge, validation, token_bytes=token_bytes, dtype=dtype, ledger=ledger)
-                log.append({**_position(ledger), "validation": quality.to_dict()})
+                    quality, *others = (
+                        evaluate(body, judge, batches, token_bytes=token_bytes, dtype=dtype, ledger=ledger)
+                        for batches in (validation, *(watched or {}).values())
+                    )
+                record = {**_position(ledger), "validation": quality.to_dict()}
+                if watched:
+                    record["watched"] = {name: each.to_dict() for name, each in zip(watched, others, strict=True)}
+                log.append(record)
                 if not console().is_terminal or done == steps:
                     say(_line(title, done, steps, quality, tokens / seconds))
                 if stop_at_loss is not None and quality.nats_per_token <= stop_at_loss:

@@ -108,7 +108,8 @@ class Schedule(Protocol):
     """A learning rate over time."""
 
     def __call__(self, step: int) -> float:
-        """The share, in [0, 1], of each group's peak rate that step `step` (counted from 0) uses."""
+        """The share of each group's peak rate that step `step` (counted from 0) uses: in [0, 1], unless the user asks
+        for a multiple of it."""
         ...
 
 

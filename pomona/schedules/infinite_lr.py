@@ -190,12 +190,12 @@ class InfiniteSchedule:
 
     def state_dict(self, step: int = 0) -> dict[str, Any]:
         """Everything as plain values, with the counter and the phase at `step` for a reader."""
-        return {**asdict(self), "counter": step + self.offset, "phase": self.phase(step)}
+        return {"method": "infinite-lr", **asdict(self), "counter": step + self.offset, "phase": self.phase(step)}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> InfiniteSchedule:
         """The schedule that `state_dict` described."""
-        return cls(**{name: value for name, value in state.items() if name not in ("counter", "phase")})
+        return cls(**{name: value for name, value in state.items() if name not in ("method", "counter", "phase")})
 
 
 def cool_down(progress: float, *, constant: float, style: Style) -> float:

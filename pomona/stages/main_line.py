@@ -37,7 +37,9 @@ def line_of(schedule: MethodConfig, source: Mapping[str, Any]) -> Line | None:
         source: facts of the model that is trained on, from its manifest or its forecast.
     """
     line: Line | None = source.get("main_line")
-    return line if isinstance(schedule, ContinuingMethod) else None
+    if line is None or not isinstance(schedule, ContinuingMethod):
+        return None
+    return line if line["schedule"].get("method", schedule.method) == schedule.method else None
 
 
 def build(schedule: MethodConfig, line: Line | None, steps: int) -> Schedule:
@@ -103,11 +105,14 @@ def optimizer_of(stage: TrainingStage, line: Line | None) -> MethodConfig:
 
 
 def restore(source: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Put the state of a main line into a model and its optimizer. Raises `DamagedArtefact`."""
+    """Put the state of a main line into a model and its optimizer, whose rates stay. Raises `DamagedArtefact`."""
     from pomona.engine.checkpoint import Checkpoints
 
     require_intact(source / FOLDER)
+    rates = [group["lr"] for group in optimizer.param_groups]
     Checkpoints(source).load(source / FOLDER, model, optimizer)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = group["peak_lr"] = rate
 
 
 def keep(job: Job) -> None:

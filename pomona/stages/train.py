@@ -76,6 +76,7 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
             config=stage.engine.model_copy(update={"seed": job.seed}),
             folder=job.work / "fit",
             validation=held_out(tokens, stage),
+            watched=watched(stage, job, tokens),
             scoring=judged_by(stage.objective).build(tokens.tokenizer),  # type: ignore[attr-defined]
             token_bytes=torch.from_numpy(tokens.token_bytes),
             keep_state_after=main_line.fork_of(schedule, steps),
@@ -194,6 +195,21 @@ def held_out(tokens: Tokens, stage: TrainingStage) -> Sequence[Batch]:
         limit_tokens=stage.validation_tokens,
         respect_documents=stage.respect_documents,
     )
+
+
+def watched(stage: TrainingStage, job: Job, tokens: Tokens) -> dict[str, Sequence[Batch]]:
+    """The held-out batches of the tokens that are scored beside, by name; another tokenizer's are refused."""
+    found = {}
+    for artefact in job.inputs.get("watch", ()):
+        other = Tokens.open(artefact.folder)
+        if other.facts["tokenizer"] != tokens.facts["tokenizer"]:
+            raise ConfigError(
+                f"{artefact.name} was made with another tokenizer than the tokens that are trained on",
+                do=f"tokenize it with `like: {job.input('data').name}`",
+            )
+        if batches := held_out(other, stage):
+            found[artefact.name] = batches
+    return found
 
 
 def _already_read(data: Artefact, seed: int, read: Mapping[str, Any] | None) -> Read:

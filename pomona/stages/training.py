@@ -70,6 +70,8 @@ class TrainingStage(Stage):
     """Try several learning rates first. Its cost is recorded apart from that of the training."""
     validation_tokens: PositiveInt = 65_536
     """Held-out tokens on which the model is evaluated."""
+    watch: tuple[str, ...] = ()
+    """Other tokens whose held-out text is scored beside, along the way: what the model must not forget."""
     engine: EngineOptions = Field(default={}, validate_default=True)
     """How the run is carried out: precision, compile, micro_batches, clip, ema, evaluate_every ..."""
     seed: NonNegativeInt | None = None
@@ -85,8 +87,9 @@ class TrainingStage(Stage):
         for key in ("tokens", "steps"):
             if isinstance(values.get(key), float) and values[key].is_integer():
                 values[key] = int(values[key])
-        if isinstance(values.get("flops_of"), str):
-            values["flops_of"] = (values["flops_of"],)
+        for key in ("flops_of", "watch"):
+            if isinstance(values.get(key), str):
+                values[key] = (values[key],)
         return values
 
     @model_validator(mode="after")
@@ -105,7 +108,14 @@ class TrainingStage(Stage):
         needs = [Need("data", "tokens", (self.data,) if self.data else ())]
         if self.flops_of:
             needs.append(Need("flops_of", "model", self.flops_of))
+        if self.watch:
+            needs.append(Need("watch", "tokens", self.watch))
         return tuple(needs)
+
+    def identity(self) -> dict[str, Any]:
+        values = super().identity()
+        values.pop("watch", None)  # empty, or an input
+        return values
 
     @property
     def tokens_per_step(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from pomona.data import TokenStream
+from pomona.engine import read_metrics
 from pomona.ground.errors import ConfigError, TrainingStopped
 from pomona.stages import Artefact, call, load
 from pomona.stages.runner import prepare
@@ -144,3 +145,39 @@ def test_a_swept_rate_is_inherited(tokens: Path, tmp_path: Path) -> None:
     first = begin(tokens, tmp_path / "first", steps=20, schedule=schedule, sweep=sweep)
     second = go_on(tokens, first, tmp_path / "second", steps=6, schedule=schedule)
     assert second.facts["learning_rate"] == first.facts["learning_rate"] in sweep["learning_rate"]
+
+
+def test_rewarming_goes_on_with_moments_and_rate(tokens: Path, tmp_path: Path) -> None:
+    """Catches moments that are dropped, weights of another step, and the rate of the run before in the place of the
+    stage's: two runs at the last rate of the first are one run in all but their place in the data."""
+    flat = {"method": "rewarm", "warmup": 0, "min_ratio": 1.0}
+    first = begin(tokens, tmp_path / "first", steps=6, schedule=flat)
+    second = go_on(tokens, first, tmp_path / "second", steps=6, schedule={"method": "rewarm", "peak": 0})
+    whole = begin(tokens, tmp_path / "whole", steps=12, schedule=flat)
+    assert same(second, whole)
+    new = {**flat, "moments": "new"}
+    assert not same(go_on(tokens, first, tmp_path / "new", steps=6, schedule=new), whole)
+    twice = {**flat, "peak": 2.0}
+    assert not same(go_on(tokens, first, tmp_path / "twice", steps=6, schedule=twice), whole)
+
+
+def test_a_line_of_another_schedule_is_not_continued(tokens: Path, tmp_path: Path) -> None:
+    """Catches one schedule reading another's state."""
+    first = begin(tokens, tmp_path / "first", steps=10, schedule={**PHASES, "anneal": 4})
+    second = go_on(tokens, first, tmp_path / "second", steps=3, schedule={"method": "rewarm"})
+    third = go_on(tokens, second, tmp_path / "third", steps=6, schedule={**PHASES, "anneal": 0})
+    assert third.facts["main_line"]["schedule"]["offset"] == 6
+
+
+def test_watched_text(tokens: Path, texts: Path, tmp_path: Path) -> None:
+    """Catches scores of the wrong text along the way, and another tokenizer's tokens being scored as this one's."""
+    made = begin(tokens, tmp_path / "watching", steps=4, engine={"evaluate_every": 2}, watch=[str(tokens)])
+    records = [record for record in read_metrics(made.folder / "metrics.jsonl") if "validation" in record]
+    assert len(records) == 2
+    assert all(list(record["watched"].values()) == [record["validation"]] for record in records)
+    plain = begin(tokens, tmp_path / "plain", steps=4, engine={"evaluate_every": 2})
+    assert same(made, plain)
+    corpus = call("corpus", {"sources": [str(texts)], "validation": 0.2}, tmp_path / "corpus")
+    other = call("tokenize", {"from": str(corpus.folder), "vocab_size": 280}, tmp_path / "other")
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        begin(tokens, tmp_path / "refused", steps=4, watch=[str(other.folder)])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pomona.evidence.table import Table
     from pomona.stages import Artefact
 
-TOKENS = 6.0e5
+TOKENS = 2.5e5
 GAMMA: Mapping[Scale, float] = {"tiny": 0.5, "small": 0.5, "gpu": 0.05}
 """Set by the authors' rule, 10 to 50 % of the coordinates unclipped: the noise of momentum grows as batches shrink, and
 theirs are 240 times as large as the tiny scale's."""
@@ -40,6 +40,7 @@ def arms(scale: Scale) -> Mapping[str, Arm]:
             "sweep": {"learning_rate": rates, "pilot": 0.2},
             "engine": {"evaluate_every": 20},
             **training(scale, TOKENS / (1 + passes_of(optimizer))),
+            "validation_tokens": 16_384 if scale == "tiny" else 131_072,
         }
         made[name] = Arm([*docs(scale), {"pretrain": stage}], role)
     return made
