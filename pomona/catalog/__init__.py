@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pomona.catalog.cards import Parameter, card, parameters
     from pomona.catalog.field import (
         Conversion,
+        Distillation,
         Growth,
         Merging,
         MethodOf,
@@ -39,6 +40,7 @@ __getattr__ = names_from(
         "STAGES": "kinds",
         "STATUSES": "listing",
         "Conversion": "field",
+        "Distillation": "field",
         "Growth": "field",
         "Kind": "kinds",
         "Merging": "field",
@@ -68,6 +70,7 @@ __all__ = [
     "STAGES",
     "STATUSES",
     "Conversion",
+    "Distillation",
     "Growth",
     "Kind",
     "Merging",

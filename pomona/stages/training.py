@@ -122,11 +122,19 @@ class TrainingStage(Stage):
         """Tokens of one optimizer step."""
         return self.batch_size * self.seq_length
 
-    def forecast(self, view: View, model: PreTrainedModel | None, source: Mapping[str, Any] | None = None) -> Forecast:
+    def forecast(
+        self,
+        view: View,
+        model: PreTrainedModel | None,
+        source: Mapping[str, Any] | None = None,
+        *,
+        beside: float = 0.0,
+    ) -> Forecast:
         """Check a model (on the meta device) against data and methods; say what training it takes.
 
         Args:
             source: what is known of a model that is trained on.
+            beside: FLOPs per token of what runs beside the model.
         """
         from pomona import anatomy
         from pomona.stages import fitting, main_line
@@ -148,7 +156,7 @@ class TrainingStage(Stage):
             fitting.check_curvature(view, self.optimizer, objective)
         train_tokens = (view.known("data", "facts") or {}).get("train_tokens")
         self._check_sizes(view, body, train_tokens)
-        per_token = body.flops_per_token(self.seq_length, training=True)
+        per_token = body.flops_per_token(self.seq_length, training=True) + beside
         steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
         line = main_line.line_of(self.schedule, (source or {}).get("facts", source or {}))
         main_line.check(self, line, view)

@@ -15,6 +15,7 @@ VERBS: dict[str, str] = {
     "tokenize": "pomona.stages.tokenize:TokenizeStage",
     "pretrain": "pomona.stages.pretrain:PretrainStage",
     "continue": "pomona.stages.continuing:ContinueStage",
+    "distil": "pomona.stages.distil:DistilStage",
     "grow": "pomona.stages.grow:GrowStage",
     "convert": "pomona.stages.convert:ConvertStage",
     "merge": "pomona.stages.merge:MergeStage",
