@@ -18,8 +18,8 @@ from pomona.ground.lazy import names_from
 if TYPE_CHECKING:
     from pomona.catalog.cards import Parameter, card, parameters
     from pomona.catalog.field import (
+        AdapterMethod,
         Conversion,
-        Distillation,
         Growth,
         Merging,
         MethodOf,
@@ -39,8 +39,8 @@ __getattr__ = names_from(
         "MODALITIES": "kinds",
         "STAGES": "kinds",
         "STATUSES": "listing",
+        "AdapterMethod": "field",
         "Conversion": "field",
-        "Distillation": "field",
         "Growth": "field",
         "Kind": "kinds",
         "Merging": "field",
@@ -69,8 +69,8 @@ __all__ = [
     "MODALITIES",
     "STAGES",
     "STATUSES",
+    "AdapterMethod",
     "Conversion",
-    "Distillation",
     "Growth",
     "Kind",
     "Merging",

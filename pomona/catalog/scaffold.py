@@ -93,21 +93,17 @@ MOULDS: dict[Kind, Mould] = {
         {"pomona.merging.config": "Parents, TensorMerge"},
         base="pomona.merging.config:MergeConfig",
     ),
-    "distillation": Mould(
-        "distillation",
-        (
-            "check(self, student: Anatomy, teacher: Anatomy) -> None",
-            "build(self, teacher: Teacher, task: Objective) -> Lesson",
-        ),
+    "distillation": replace(APPLY, room="distillation"),
+    "adapter": Mould(
+        "adapters",
+        ("attach_(self, body: Anatomy, *, head: Sequence[nn.Parameter] = (), seed: int = 0) -> Adapter",),
         {
+            "collections.abc": "Sequence",
+            "torch": "nn",
+            "pomona.adapters.adapter": "Adapter",
             "pomona.anatomy": "Anatomy",
-            "pomona.distillation.lesson": "Lesson",
-            "pomona.distillation.teacher": "Teacher",
-            "pomona.engine": "Objective",
         },
-        base="pomona.distillation.lesson:DistillationConfig",
     ),
-    "adapter": replace(APPLY, room="adapters"),
     "continual": replace(APPLY, room="continual"),
     "selection": replace(APPLY, room="selection"),
     "accelerator": replace(APPLY, room="runtime"),

@@ -21,26 +21,20 @@ from pomona.stages import Stage, stage_class
 POSITIONAL = {
     "corpus": "sources",
     "tokenize": "from",
+    "examples": "sources",
     "pretrain": "data",
     "continue": "from",
-    "distil": "teacher",
     "grow": "from",
     "convert": "from",
     "merge": "experts",
     "prune": "from",
+    "adapt": "from",
     "quantize": "from",
     "examine": "models",
     "export": "from",
 }
 """The field that a command takes without a dash."""
-METAVARS = {
-    "from": "MODEL",
-    "teacher": "TEACHER",
-    "sources": "SOURCE...",
-    "models": "MODEL...",
-    "experts": "EXPERT...",
-    "data": "TOKENS",
-}
+METAVARS = {"from": "MODEL", "sources": "SOURCE...", "models": "MODEL...", "experts": "EXPERT...", "data": "TOKENS"}
 
 
 def command_for(verb: str, action: Callable[[str, dict[str, Any], str], None]) -> Callable[..., None]:

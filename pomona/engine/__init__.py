@@ -7,7 +7,7 @@ from pomona.engine.guards import GuardConfig
 from pomona.engine.head_loss import head_loss, linear_cross_entropy
 from pomona.engine.ledger import Charge, Ledger
 from pomona.engine.metrics import MetricsLog, read_metrics
-from pomona.engine.protocols import IGNORED, Batch, Loss, Objective, ReadingObjective, Schedule
+from pomona.engine.protocols import IGNORED, Batch, Loss, Objective, Schedule
 
 __all__ = [
     "IGNORED",
@@ -20,7 +20,6 @@ __all__ = [
     "MetricsLog",
     "Objective",
     "Quality",
-    "ReadingObjective",
     "Schedule",
     "Training",
     "evaluate",

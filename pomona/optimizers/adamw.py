@@ -42,7 +42,7 @@ class AdamwConfig(MethodConfig):
 
     def build(self, body: Anatomy, *, total_steps: int) -> AdamW:
         """The optimizer of a model's trainable parameters; `total_steps` is not used."""
-        parts = parts_of(body, self.method)
+        parts = parts_of(body, self.method, needs_matrices=False)
         rest = rest_groups(
             parts,
             learning_rate=self.learning_rate,
@@ -60,7 +60,7 @@ class AdamwConfig(MethodConfig):
             "betas": (self.beta1, self.beta2),
             "eps": self.eps,
         }
-        return AdamW([matrices, *rest], fused=True)
+        return AdamW([group for group in (matrices, *rest) if group["params"]], fused=True)
 
 
 class AdamW(torch.optim.AdamW):

@@ -32,11 +32,14 @@ class Parts:
     vectors: list[nn.Parameter]
 
 
-def parts_of(body: Anatomy, method: str) -> Parts:
+def parts_of(body: Anatomy, method: str, *, needs_matrices: bool = True) -> Parts:
     """Sort the trainable parameters of a model.
 
+    Args:
+        needs_matrices: whether the method does nothing without a matrix inside the blocks.
+
     Raises:
-        UnsupportedModel: no matrix is trainable, so that the method would do nothing.
+        UnsupportedModel: no such matrix is trainable, so that the method would do nothing.
     """
     turned = {id(weight.parameter) for weight in body.weights() if weight.transposed}
     matrices = {id(parameter) for _, parameter in body.matrices()}
@@ -54,7 +57,7 @@ def parts_of(body: Anatomy, method: str) -> Parts:
             parts.head.append(parameter)
         else:
             (parts.transposed if key in turned else parts.matrices).append(parameter)
-    if not parts.matrices and not parts.transposed:
+    if needs_matrices and not parts.matrices and not parts.transposed:
         raise UnsupportedModel(
             f"{method} finds no matrix to train in {type(body.model).__name__}",
             needs="at least one trainable linear map inside the blocks",

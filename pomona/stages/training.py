@@ -41,6 +41,9 @@ class TrainingStage(Stage):
         {"engine.checkpoint_minutes", "engine.keep_checkpoints", "engine.trackers"}
     )
 
+    budgets: ClassVar[tuple[str, ...]] = BUDGETS
+    """The fields of which one says how long it trains."""
+
     data: str | None = None
     """The tokens to train on: name of a stage, or a folder."""
     objective: ObjectiveMethod = Field(default="next-token", validate_default=True)
@@ -94,10 +97,10 @@ class TrainingStage(Stage):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
-        given = [name for name in BUDGETS if getattr(self, name)]
+        given = [name for name in self.budgets if getattr(self, name)]
         if len(given) != 1:
             found = " and ".join(given) if given else "none"
-            raise ValueError(f"a budget is one of {', '.join(BUDGETS)}; found {found}")
+            raise ValueError(f"a budget is one of {', '.join(self.budgets)}; found {found}")
         if self.chunk_length is not None and self.chunk_length < self.seq_length:
             raise ValueError(f"chunk_length {self.chunk_length} must not be below seq_length {self.seq_length}")
         if self.sweep and "learning_rate" not in type(self.optimizer).model_fields:
@@ -122,19 +125,11 @@ class TrainingStage(Stage):
         """Tokens of one optimizer step."""
         return self.batch_size * self.seq_length
 
-    def forecast(
-        self,
-        view: View,
-        model: PreTrainedModel | None,
-        source: Mapping[str, Any] | None = None,
-        *,
-        beside: float = 0.0,
-    ) -> Forecast:
+    def forecast(self, view: View, model: PreTrainedModel | None, source: Mapping[str, Any] | None = None) -> Forecast:
         """Check a model (on the meta device) against data and methods; say what training it takes.
 
         Args:
             source: what is known of a model that is trained on.
-            beside: FLOPs per token of what runs beside the model.
         """
         from pomona import anatomy
         from pomona.stages import fitting, main_line
@@ -156,7 +151,7 @@ class TrainingStage(Stage):
             fitting.check_curvature(view, self.optimizer, objective)
         train_tokens = (view.known("data", "facts") or {}).get("train_tokens")
         self._check_sizes(view, body, train_tokens)
-        per_token = body.flops_per_token(self.seq_length, training=True) + beside
+        per_token = body.flops_per_token(self.seq_length, training=True)
         steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
         line = main_line.line_of(self.schedule, (source or {}).get("facts", source or {}))
         main_line.check(self, line, view)

@@ -214,12 +214,15 @@ def test_auxiliary_flops_are_handed_over_once(method: type[MethodConfig]) -> Non
 
 @every_method
 def test_frozen_parameters(method: type[MethodConfig]) -> None:
-    """Catches frozen weights in a group; a model without a trainable matrix is refused."""
+    """Catches frozen weights in a group; a method of matrices refuses a model without a trainable one."""
     body = anatomy.of(llama())
     frozen = body.blocks[0].attention.query.parameter.requires_grad_(False)
     grouped = [p for group in build(method, body).param_groups for p in group["params"]]
     assert not any(parameter is frozen for parameter in grouped)
     for block in body.blocks:
         block.module.requires_grad_(False)
+    if slug_of(method) == "adamw":  # the rest is all that a head or an adapter has
+        assert build(method, body).param_groups
+        return
     with pytest.raises(UnsupportedModel, match="all of them are frozen"):
         build(method, body)

@@ -1,0 +1,158 @@
+"""Carry out `adapt`: a lesson (what is learnt, from what), a method attached to the model, training, scores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pomona import anatomy
+from pomona.anatomy import Anatomy
+from pomona.data import Tokens
+from pomona.engine import Batch, FitConfig, Ledger, Objective, fit, measure_flops
+from pomona.engine.fit import Stream
+from pomona.engine.speed import fast_products, training_dtype
+from pomona.ground.console import say
+from pomona.ground.errors import ConfigError
+from pomona.ground.ranks import world_size
+from pomona.stages import models
+from pomona.stages.adapt import AdaptStage
+from pomona.stages.base import Artefact, Job, Made
+from pomona.stages.train import choose_rate, continued, held_out
+from pomona.stages.training import with_rate
+from pomona.tasks import Classify, Examples, ExampleStream, classifier_for, encode, held_out_batches, score
+from pomona.tasks.classifier import head_of, ready_tokenizer
+
+
+@dataclass
+class Lesson:
+    """What a model is to learn.
+
+    Attributes:
+        model, tokenizer: ready for it.
+        head: parameters that are the task's own.
+        objective, stream, validation: as `fit` takes them.
+        token_bytes: of each token, where the objective is a likelihood of text.
+        steps: that the stage's `epochs` mean; None where the budget is another one.
+        scored: facts about the model in the end.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    objective: Objective
+    stream: Stream
+    validation: Sequence[Batch]
+    head: Sequence[nn.Parameter] = ()
+    token_bytes: Tensor | None = None
+    steps: int | None = None
+    scored: Callable[[Anatomy], dict[str, Any]] = field(default=lambda body: {})
+
+
+def adapt(stage: AdaptStage, job: Job) -> Made:
+    """Adapt the input's model as the stage says and write it into the job's folder."""
+    source = job.input("from")
+    lesson = classification(stage, job, source) if stage.task == "classify" else writing(stage, job, source)
+    body = anatomy.of(lesson.model)
+    adapter = stage.method.attach_(body, head=lesson.head, seed=job.seed)  # type: ignore[attr-defined]
+    body = anatomy.of(lesson.model)
+    steps = lesson.steps
+    if steps is None:
+        one = lesson.objective.prepare(lesson.stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
+        with fast_products(body, lesson.model.device):  # counted as it will run
+            steps = stage.budget_in_steps(job, measure_flops(body, lesson.objective, one) * stage.batch_size)
+    sweep = Ledger()
+    optimizer_config = stage.optimizer
+    facts: dict[str, Any] = {}
+    if stage.sweep is not None:
+        rate, facts["sweep"] = choose_rate(stage, job, steps, sweep)
+        optimizer_config = with_rate(optimizer_config, rate)
+    optimizer = optimizer_config.build(body, total_steps=steps)  # type: ignore[attr-defined]
+    trained = sum(parameter.numel() for parameter in lesson.model.parameters() if parameter.requires_grad)
+    assert isinstance(stage.engine, FitConfig)
+    training = fit(
+        lesson.model,
+        lesson.objective,
+        lesson.stream,
+        optimizer,
+        stage.schedule.build(steps),  # type: ignore[attr-defined]
+        steps=steps,
+        config=stage.engine.model_copy(update={"seed": job.seed}),
+        folder=job.work / "fit",
+        validation=lesson.validation,
+        token_bytes=lesson.token_bytes,
+        title=job.name,
+    )
+    if not job.main:
+        return Made()
+    facts |= lesson.scored(anatomy.of(lesson.model))
+    if stage.merge and adapter.mergeable:
+        adapter.merge_()
+    body = anatomy.of(lesson.model)
+    models.save(lesson.model, lesson.tokenizer, job.folder)
+    shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
+    training.ledger.merge(sweep, "sweep")
+    facts |= {
+        "parameters": body.parameter_count(),
+        "trained_parameters": trained,
+        "blocks": len(body.blocks),
+        "quality": training.quality.to_dict() if training.quality else None,
+        "steps": training.ledger.steps,
+        "tokens": training.ledger.tokens,
+        "learning_rate": getattr(optimizer_config, "learning_rate", None),
+        "note": f"{stage.method.method}, {trained:,} parameters trained, {training.ledger.steps:,} steps",
+    }
+    return Made(facts, training.ledger)
+
+
+def classification(stage: AdaptStage, job: Job, source: Artefact) -> Lesson:
+    """The labels of texts, with transformers' classifier of the model's family."""
+    examples = Examples.open(job.input("examples").folder)
+    tokenizer = ready_tokenizer(models.load_tokenizer(source.folder))
+    model = classifier_for(source.folder, examples.labels, tokenizer, seed=job.seed)
+    ready_tokenizer(tokenizer, model)
+    train, choice, told = (
+        encode(examples.side(side), examples.labels, tokenizer, stage.seq_length)
+        for side in ("train", "validation", examples.held_out())
+    )
+    if stage.sweep is not None and not len(choice):
+        raise ConfigError("a sweep needs held-out examples", do="set `validation` of the examples above 0")
+
+    def scored(body: Anatomy) -> dict[str, Any]:
+        scores = score(body, held_out_batches(told), dtype=training_dtype("auto"))
+        say(f"  {job.name}: accuracy {scores.accuracy:.1%}, macro-F1 {scores.macro_f1:.3f}")
+        return {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "scores": scores.to_dict(), **task}
+
+    task = {"task": "classify", "labels": list(examples.labels)}
+    return Lesson(
+        model,
+        tokenizer,
+        Classify(),
+        ExampleStream(train, batch_size=stage.batch_size, seed=job.seed, world_size=world_size()),
+        held_out_batches(choice),
+        head=head_of(model),
+        steps=None if stage.epochs is None else stage.steps_of(len(train)),
+        scored=scored,
+    )
+
+
+def writing(stage: AdaptStage, job: Job, source: Artefact) -> Lesson:
+    """The tokens of a corpus, by the stage's objective."""
+    tokens = Tokens.open(job.input("data").folder)
+    model = models.load(source.folder)
+    tokens.require_vocabulary(model.config.vocab_size)
+    plain = stage.objective.model_dump(mode="json")
+    return Lesson(
+        model,
+        tokens.tokenizer,
+        stage.objective.build(tokens.tokenizer),  # type: ignore[attr-defined]
+        continued(tokens, stage, job.seed, []),
+        held_out(tokens, stage),
+        token_bytes=torch.from_numpy(tokens.token_bytes),
+        steps=None if stage.epochs is None else stage.steps_of(tokens.train.count // stage.seq_length),
+        scored=lambda body: {"task": "write", "objective": plain},
+    )
