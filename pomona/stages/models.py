@@ -16,6 +16,7 @@ from pomona import anatomy
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError, DataError, PomonaError, did_you_mean
 from pomona.ground.quiet import without_bars
+from pomona.stages.places import place_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -127,9 +128,10 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or the hub; remote code is never run."""
+    """A tokenizer from a folder, a Python package or the hub; remote code is never run."""
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+        folder = str(place_of(str(name)))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataError(f"there is no tokenizer {str(name)!r}", found=str(error).strip().partition("\n")[0]) from error
     return tokenizer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -11,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pomona.ground.errors import ConfigError, DataError
 from pomona.ground.files import MANIFEST, content_hash, file_hash
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
+from pomona.stages.places import place_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +29,8 @@ class TokenizeStage(Stage):
     vocab_size: PositiveInt | None = None
     """Tokens of the byte-level BPE that is trained on the corpus."""
     tokenizer: str | None = None
-    """A tokenizer that exists, instead: a folder, or a name on the Hugging Face hub."""
+    """A tokenizer that exists, instead: a folder, one in a Python package (`package:NAME/PATH`), or a name on the
+    Hugging Face hub."""
     like: str | None = None
     """Tokens whose tokenizer is taken, instead: name of a stage, or a folder. For models that read several corpora."""
     mask_token: str | None = None
@@ -56,9 +57,15 @@ class TokenizeStage(Stage):
         )
 
     def outside(self) -> Any:
-        if self.tokenizer is None or not Path(self.tokenizer).is_dir():
+        if self.tokenizer is None:
             return None
-        return content_hash({file.name: file_hash(file) for file in Path(self.tokenizer).iterdir() if file.is_file()})
+        try:
+            folder = place_of(self.tokenizer)
+        except DataError:
+            return None  # the plan says so
+        if not folder.is_dir():
+            return None
+        return content_hash({file.name: file_hash(file) for file in folder.iterdir() if file.is_file()})
 
     def plan(self, view: View) -> Forecast:
         note = self.tokenizer or (f"as {self.like}" if self.like else "byte-level BPE")
