@@ -74,7 +74,7 @@ def paired(ones: Sequence[float], others: Sequence[float], *, confidence: float 
 
     differences = tuple(one - other for one, other in zip(ones, others, strict=True))
     n, mean = len(differences), fmean(differences)
-    if n < 2:
+    if n < 2 or math.isnan(mean):
         return Paired(differences, mean, math.nan, math.nan, math.nan, math.nan)
     spread = stdev(differences)
     error = spread / math.sqrt(n)
@@ -115,9 +115,9 @@ class Table:
         return fmean(self.values(arm, metric))
 
     def spread(self, arm: str, metric: str) -> float:
-        """The sample standard deviation over seeds; NaN for one."""
+        """The sample standard deviation over seeds; NaN for one, and where the arm does not have the metric."""
         values = self.values(arm, metric)
-        return stdev(values) if len(values) > 1 else math.nan
+        return stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
 
     def shown(self, arm: str, metric: str) -> str:
         """Mean ± standard deviation, `1.622 ± 0.0041`; the mean alone for one seed, nothing where it is NaN."""

@@ -86,3 +86,10 @@ def test_only_common_seeds_and_known_arms() -> None:
     with pytest.raises(KeyError, match="there are a, b"):
         table.of("c")
     assert table.unequal(0.3) == "" and "b cost 1.2" in table.unequal(0.05)
+
+
+def test_an_arm_without_a_metric() -> None:
+    """Catches a traceback, after hours of work, about a number that one arm does not have."""
+    table = Table(tuple(Trial(arm, seed, {"jump": 1.0} if arm == "a" else {}) for arm in "ab" for seed in range(3)))
+    assert table.shown("a", "jump") == "1 ± 0" and table.shown("b", "jump") == ""
+    assert math.isnan(table.against("a", "b", "jump").p)
