@@ -28,25 +28,24 @@ def methods_in(value: Any) -> Iterator[MethodConfig]:
             yield from methods_in(each)
 
 
-def modules_of(stages: Sequence[Stage]) -> set[str]:
-    """The modules of the methods that stages use."""
-    return {type(method).__module__ for stage in stages for method in methods_in(stage)}
+def modules_of(stage: Stage) -> set[str]:
+    """The modules of the methods that a stage uses."""
+    return {type(method).__module__ for method in methods_in(stage)}
 
 
 def compared(arms: Mapping[str, Sequence[Stage]]) -> set[str]:
-    """Modules of the methods that arms are compared by: those of the stages that not all arms have.
+    """Modules of the methods that arms are compared by: those that not all arms use alike.
 
-    What all have in common, such as how their base model was trained, is the ground that they stand on.
+    What all have in common, such as the optimizer that trains every arm, is the ground that they stand on.
     """
-    common = [stage for stage in next(iter(arms.values())) if all(stage in stages for stages in arms.values())]
-    if len(arms) < 2:
-        common = []
-    return modules_of([stage for stages in arms.values() for stage in stages if stage not in common])
+    used = [list(methods_in(list(stages))) for stages in arms.values()]
+    common = [method for method in used[0] if all(method in methods for methods in used)] if len(used) > 1 else []
+    return {type(method).__module__ for methods in used for method in methods if method not in common}
 
 
 def code_of(stage: Stage) -> str:
     """The fingerprint of a stage's methods as they are in this process; empty where it has none."""
-    modules = modules_of([stage])
+    modules = modules_of(stage)
     return _fingerprint(tuple(sorted(modules))) if modules else ""
 
 
