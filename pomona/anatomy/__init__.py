@@ -10,6 +10,7 @@ from pomona.anatomy.declaration import Shape
 from pomona.anatomy.discovery import Draft, draft
 from pomona.anatomy.dispatch import Modifier, modify_attention
 from pomona.anatomy.edits import Edit, EditPlan
+from pomona.anatomy.entering import entering
 from pomona.anatomy.loading import load, read_weights, shadow
 from pomona.anatomy.permute import permute_
 from pomona.anatomy.registry import known_shapes, register
@@ -54,6 +55,7 @@ __all__ = [
     "Verification",
     "Weight",
     "draft",
+    "entering",
     "known_shapes",
     "load",
     "modify_attention",

@@ -133,10 +133,13 @@ class Anatomy:
         unseen: names of parameters that the declaration does not cover.
         elsewhere: names of parameters of the model's other towers.
         fast: the declared hindrances to permuting a space that this model has.
+        companions: what is trained along with the model without being part of it, such as the generator of an
+            objective: anatomies, or plain modules.
     """
 
     def __init__(self, model: Any, shape: Shape) -> None:
         self.model, self.shape = model, shape
+        self.companions: list[Anatomy | nn.Module] = []
         self.refresh()
 
     def refresh(self) -> None:

@@ -147,7 +147,9 @@ def recipes() -> None:
 
 @data.command()
 def inspect(
-    source: Annotated[str, typer.Argument(help="env:docs, env:code, env:pairs, hub:NAME, a file, a folder or a glob.")],
+    source: Annotated[
+        str, typer.Argument(help="env:docs or another of the environment, hub:NAME, a file, a folder or a glob.")
+    ],
     text: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
     documents: Annotated[int, typer.Option(help="How many documents to show.")] = 3,
 ) -> None:

@@ -9,14 +9,14 @@ from pydantic import Field, field_validator, model_validator
 from pomona.ground.config import Config
 from pomona.ground.errors import did_you_mean
 
-ENVIRONMENTS = ("env:docs", "env:code", "env:pairs")
+ENVIRONMENTS = ("env:docs", "env:code", "env:pairs", "env:facts")
 
 
 class SourceConfig(Config):
     """One source of documents. A plain string stands for its path: `env:docs` is `{path: "env:docs"}`."""
 
     path: str = Field(min_length=1)
-    """`env:docs`, `env:code`, `env:pairs`, `hub:DATASET[/CONFIG]`, a file, a folder or a glob."""
+    """`env:docs`, `env:code`, `env:pairs`, `env:facts`, `hub:DATASET[/CONFIG]`, a file, a folder or a glob."""
     text: str = "text"
     """The field (JSONL) or column (parquet, hub) that holds the text."""
     metadata: tuple[str, ...] = ()

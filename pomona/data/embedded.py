@@ -1,4 +1,5 @@
-"""Corpora that need no download: documentation, code and (docstring, function) pairs of the installed environment.
+"""Corpora that need no download: documentation, code, (docstring, function) pairs, and documentation with facts planted
+in it, of the installed environment.
 
 The files are those that the installed distributions list as theirs, and the standard library's, so that the result
 depends on the installed versions alone, not on caches or on what else lies in the folders. Test folders and licence
@@ -21,6 +22,7 @@ from typing import NamedTuple
 from pomona.data.config import SourceConfig
 from pomona.data.docstrings import docstring_documents, function_pairs
 from pomona.data.documents import Document
+from pomona.data.facts import plant
 
 STANDARD_LIBRARY = "python"
 _SELF = "pomona"
@@ -55,10 +57,10 @@ def environment_facts() -> list[str]:
 
 
 def environment_files(source: SourceConfig) -> list[EnvironmentFile]:
-    """The files that `env:docs`, `env:code` or `env:pairs` is made of, sorted by package and name."""
+    """The files that a corpus of the environment is made of, sorted by package and name."""
     from pomona.data.sources import included
 
-    suffixes = _CODE | _PROSE if source.path == "env:docs" else frozenset({".py"})
+    suffixes = _CODE | _PROSE if source.path == "env:docs" else _CODE
     listed = [*_standard_library(), *(file for each in _distributions() for file in _distribution_files(each))]
     files = []
     for package, name, path in listed:
@@ -137,6 +139,9 @@ def read_environment(files: Sequence[Sequence[str | int]], kind: str) -> Iterato
         elif kind == "env:pairs":
             for pair in function_pairs(text, module):
                 yield Document(pair.text, {**known, **pair.metadata})
+        elif kind == "env:facts":
+            for document in docstring_documents(text, module):
+                yield from (Document(piece, {**known, **document.metadata}) for piece in plant(document.text))
         else:
             for document in docstring_documents(text, module):
                 yield Document(document.text, {**known, **document.metadata})

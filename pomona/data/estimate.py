@@ -21,7 +21,7 @@ SAMPLE_BYTES = 10_000_000
 """What merges are learnt from, at most (`train_tokenizer`)."""
 START = 1.0
 """Seconds until worker processes have started."""
-TEXT_SHARE = {"env:docs": 0.2, "env:code": 0.9, "env:pairs": 0.15}
+TEXT_SHARE = {"env:docs": 0.2, "env:code": 0.9, "env:pairs": 0.15, "env:facts": 0.05}
 """Text that remains of a byte of source code."""
 UNPACKED = 3.0
 """Bytes of text in a byte of a compressed file."""

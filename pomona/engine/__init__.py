@@ -1,5 +1,6 @@
 """The engine: one training loop on accelerate, with its ledger, checkpoints, guards and evaluation."""
 
+from pomona.engine.auxiliary import AuxiliaryObjective, attach
 from pomona.engine.evaluate import Quality, evaluate
 from pomona.engine.fit import FitConfig, Training, fit
 from pomona.engine.flops import measure_flops
@@ -11,6 +12,7 @@ from pomona.engine.protocols import IGNORED, Batch, Loss, Objective, Schedule
 
 __all__ = [
     "IGNORED",
+    "AuxiliaryObjective",
     "Batch",
     "Charge",
     "FitConfig",
@@ -22,6 +24,7 @@ __all__ = [
     "Quality",
     "Schedule",
     "Training",
+    "attach",
     "evaluate",
     "fit",
     "head_loss",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pomona.anatomy import Anatomy
 from pomona.engine.ledger import Ledger
@@ -73,7 +73,7 @@ def evaluate(
     """Score a model on fixed batches. Corruption, where the objective has one, is the same in every call.
 
     Args:
-        body: anatomy of the model; its mode (train or eval) is restored afterwards.
+        body: anatomy of the model; its mode (train or eval), and that of the objective, is restored afterwards.
         objective: what is scored.
         batches: from `data.validation_batches`, before `prepare`.
         token_bytes: (V,) integer, UTF-8 bytes of each token.
@@ -87,8 +87,10 @@ def evaluate(
     start = time.perf_counter()
     model = body.model
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
+    modules = [module for module in (model, objective) if isinstance(module, nn.Module)]
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
     nats, correct, targets, byte_count = 0.0, 0, 0, 0
     try:
         for index, raw in enumerate(batches):
@@ -102,7 +104,8 @@ def evaluate(
             if objective.is_likelihood:
                 byte_count += count_bytes(prepared["labels"], token_bytes)
     finally:
-        model.train(was_training)
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
     if targets == 0:
         raise DataError("nothing to evaluate", found="no counted target in the held-out batches")
     if ledger is not None:

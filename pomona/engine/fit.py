@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from pomona import anatomy
 from pomona.anatomy import Anatomy
+from pomona.engine.auxiliary import AuxiliaryObjective, accompany, restore, tensors_of
 from pomona.engine.checkpoint import Checkpoints
 from pomona.engine.curvature import curvature_pass
 from pomona.engine.ema import Ema
@@ -138,7 +139,10 @@ def fit(
     accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=str(folder) if folder else None)
     device, main = accelerator.device, accelerator.is_main_process
     model.to(device)
+    if isinstance(objective, AuxiliaryObjective):
+        objective.to(device)
     body = anatomy.of(model)
+    accompany(body, objective)
     dtype = training_dtype(config.precision)
     ledger, guards = Ledger(), Guards(config.guards)
     ema = Ema(model, config.ema) if config.ema else None
@@ -158,6 +162,7 @@ def fit(
         guards.restore(values["guards"])
         if ema:
             ema.restore(extra)
+        restore(objective, extra)
         say(f"  [dim]continuing {title} after step {done} of {steps}[/]")
     if done > steps:
         raise ConfigError(
@@ -172,6 +177,8 @@ def fit(
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(fast_products(body, device))
         model.train()
+        if isinstance(objective, AuxiliaryObjective):
+            objective.train()
         first = load(min(done, steps - 1))
         flops = _FlopsByLength(body, objective)
         passes = (steps - done) * config.micro_batches
@@ -192,7 +199,7 @@ def fit(
         saved_at = time.monotonic()
         upcoming = loader.submit(load, done)
         if kept and done == keep_state_after == 0:
-            kept.save(done, model, optimizer, {})
+            kept.save(done, model, optimizer, {}, tensors_of(objective))
         while done < steps:
             start = time.perf_counter()
             micro_batches = upcoming.result()
@@ -203,7 +210,7 @@ def fit(
                 group["lr"] = group["peak_lr"] * factor
             torch.manual_seed(mix(config.seed, done, accelerator.process_index))
 
-            nats = _accumulate(accelerator, step_module, micro_batches, device)
+            nats, parts = _accumulate(accelerator, step_module, micro_batches, device)
             targets = sum(count_targets(micro) for micro in micro_batches)
             nats, targets, stop = _over_ranks(accelerator, nats, targets, stopping.received is not None)
             norm = _scale_gradients(parameters, accelerator.num_processes / max(targets, 1), config.clip)
@@ -239,8 +246,11 @@ def fit(
                 record["bits_per_byte"] = bits_per_byte(nats / accelerator.num_processes, byte_count)
                 statistics = getattr(optimizer, "statistics", None)
                 record |= statistics() if statistics is not None else {}
+                if parts:  # of this process
+                    counted = max(1, sum(count_targets(micro) for micro in micro_batches))
+                    record["parts"] = {name: value / counted for name, value in parts.items()}
                 log.append(record)
-                accelerator.log({k: v for k, v in record.items() if v is not None}, step=done)
+                accelerator.log({k: v for k, v in record.items() if isinstance(v, int | float)}, step=done)
                 bar.update(task, state=_state(record))
             bar.update(task, completed=done)
             if curvature is not None and skipped is None and done % curvature.request.every == 0:
@@ -263,12 +273,13 @@ def fit(
                 if stop_at_loss is not None and quality.nats_per_token <= stop_at_loss:
                     break
             if kept and done == keep_state_after:
-                kept.save(done, model, optimizer, {})
+                kept.save(done, model, optimizer, {}, tensors_of(objective))
             if checkpoints and main and done < steps:
                 late = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
                 if late or stop:
                     values = {"ledger": ledger.to_dict(), "guards": guards.state()}
-                    checkpoints.save(done, model, optimizer, values, ema.tensors() if ema else None)
+                    extra = {**(ema.tensors() if ema else {}), **tensors_of(objective)}
+                    checkpoints.save(done, model, optimizer, values, extra)
                     saved_at = time.monotonic()
             if stop and done < steps:
                 error = TrainingStopped(
@@ -319,9 +330,10 @@ def _accumulate(
     step_module: nn.Module,
     micro_batches: Sequence[Batch],
     device: torch.device,
-) -> float:
-    """Gradients of the summed loss of all micro-batches; returns that sum in nats."""
+) -> tuple[float, dict[str, float]]:
+    """Gradients of the summed loss of all micro-batches; returns that sum in nats, and its named parts."""
     nats = 0.0
+    parts: dict[str, float] = {}
     for index, micro in enumerate(micro_batches):
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in micro.items()}
         last = index == len(micro_batches) - 1
@@ -329,7 +341,9 @@ def _accumulate(
             loss = step_module(batch)
             accelerator.backward(loss.total)
         nats += float(loss.total.detach())
-    return nats
+        for name, value in loss.parts.items():
+            parts[name] = parts.get(name, 0.0) + float(value)
+    return nats, parts
 
 
 def _over_ranks(accelerator: Accelerator, nats: float, targets: int, stop: bool) -> tuple[float, int, bool]:

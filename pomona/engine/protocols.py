@@ -26,7 +26,7 @@ class Loss:
         total: scalar float32, nats summed over the counted targets; carries the gradient.
         targets: how many targets were counted.
         correct: how many of them were predicted exactly; None where that was not asked for.
-        parts: named addends of `total` (detached), for objectives made of several losses.
+        parts: named numbers (detached), summed like `total`, for objectives made of several losses: they are recorded.
     """
 
     total: Tensor

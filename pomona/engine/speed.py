@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch._dynamo import config as dynamo_config
 
 from pomona.anatomy import Anatomy, use_attention
 from pomona.engine.evaluate import autocast
+from pomona.engine.flops import trainable
 from pomona.engine.head_loss import compiled_head_loss
 from pomona.engine.joined import joined_maps
 from pomona.engine.protocols import Batch, Objective
@@ -41,7 +42,11 @@ def fast_products(body: Anatomy, device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
-    with use_attention(body.model, "explicit"), joined_maps(body):
+    with ExitStack() as stack:
+        for each in (body, *body.companions):
+            if isinstance(each, Anatomy):
+                stack.enter_context(use_attention(each.model, "explicit"))
+                stack.enter_context(joined_maps(each))
         yield
 
 
@@ -113,7 +118,7 @@ def _seconds_per_pass(
     """Best of 1 + `repeats` timed forward and backward passes, of which the first may warm up."""
     device = next(body.model.parameters()).device
     moved = {name: tensor.to(device) for name, tensor in batch.items()}
-    before = {parameter: parameter.grad for parameter in body.model.parameters()}
+    before = {parameter: parameter.grad for parameter in trainable(body.model, objective)}
     for parameter in before:
         parameter.grad = None
     best = float("inf")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pomona.objectives.electra import Electra, ElectraConfig
 from pomona.objectives.masked_lm import MaskedLm, MaskedLmConfig
 from pomona.objectives.meap import Meap, MeapConfig
 from pomona.objectives.next_token import NextToken, NextTokenConfig
 from pomona.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
 
 __all__ = [
+    "Electra",
+    "ElectraConfig",
     "MaskedLm",
     "MaskedLmConfig",
     "Meap",

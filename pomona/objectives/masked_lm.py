@@ -15,7 +15,7 @@ Limits: the loss is no likelihood of the text, so it gives no bits per byte.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -24,16 +24,17 @@ from torch import Tensor
 from pomona.anatomy import Anatomy
 from pomona.engine.head_loss import head_loss
 from pomona.engine.protocols import IGNORED, Batch, Loss
-from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError
 from pomona.objectives.choice import choose, mask_token_of, share_of, special_tokens
+from pomona.objectives.config import ObjectiveConfig
 from pomona.objectives.documents import block_diagonal_mask, positions_within, require_length
 
 
-class MaskedLmConfig(MethodConfig):
+class MaskedLmConfig(ObjectiveConfig):
     """Hide a share of the tokens and predict them from both sides."""
 
     method: Literal["masked-lm"] = "masked-lm"
+    heads: ClassVar[tuple[str, ...]] = ("AutoModelForMaskedLM",)
     probability: float = Field(default=0.15, gt=0.0, lt=1.0)
     """Share of the tokens that are predicted (Sec. 3.1)."""
     masked: float = Field(default=0.8, ge=0.0, le=1.0)

@@ -17,11 +17,11 @@ import torch
 
 from pomona.anatomy import Anatomy
 from pomona.engine.protocols import Batch, Loss
-from pomona.ground.config import MethodConfig
 from pomona.objectives.causal import causal_loss, check_causal, shifted
+from pomona.objectives.config import ObjectiveConfig
 
 
-class NextTokenConfig(MethodConfig):
+class NextTokenConfig(ObjectiveConfig):
     """Predict each token from those before it."""
 
     method: Literal["next-token"] = "next-token"

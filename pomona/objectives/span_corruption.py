@@ -16,7 +16,7 @@ Limits: the loss is no likelihood of the text. Packed documents are not kept apa
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -26,14 +26,15 @@ from pomona.anatomy import Anatomy
 from pomona.data.tokenizer import sentinel
 from pomona.engine.head_loss import head_loss
 from pomona.engine.protocols import IGNORED, Batch, Loss
-from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError, UnsupportedModel
+from pomona.objectives.config import ObjectiveConfig
 
 
-class SpanCorruptionConfig(MethodConfig):
+class SpanCorruptionConfig(ObjectiveConfig):
     """Replace spans by sentinels and let the decoder write them."""
 
     method: Literal["span-corruption"] = "span-corruption"
+    heads: ClassVar[tuple[str, ...]] = ("AutoModelForSeq2SeqLM",)
     density: float = Field(default=0.15, gt=0.0, lt=1.0)
     """Share of the tokens that are hidden (Sec. 3.3.4)."""
     mean_span: float = Field(default=3.0, ge=1.0)

@@ -33,7 +33,7 @@ class Parts:
 
 
 def parts_of(body: Anatomy, method: str, *, needs_matrices: bool = True) -> Parts:
-    """Sort the trainable parameters of a model.
+    """Sort the trainable parameters of a model, and of what is trained along with it (`body.companions`).
 
     Args:
         needs_matrices: whether the method does nothing without a matrix inside the blocks.
@@ -41,11 +41,14 @@ def parts_of(body: Anatomy, method: str, *, needs_matrices: bool = True) -> Part
     Raises:
         UnsupportedModel: no such matrix is trainable, so that the method would do nothing.
     """
-    turned = {id(weight.parameter) for weight in body.weights() if weight.transposed}
-    matrices = {id(parameter) for _, parameter in body.matrices()}
-    tables = {id(p) for module in body.model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    bodies = [body, *(each for each in body.companions if isinstance(each, Anatomy))]
+    owners = [each.model if isinstance(each, Anatomy) else each for each in (body, *body.companions)]
+    turned = {id(weight.parameter) for each in bodies for weight in each.weights() if weight.transposed}
+    matrices = {id(parameter) for each in bodies for _, parameter in each.matrices()}
+    modules = [module for owner in owners for module in owner.modules()]
+    tables = {id(p) for module in modules if isinstance(module, nn.Embedding) for p in module.parameters()}
     parts = Parts([], [], [], [], [])
-    for parameter in body.model.parameters():
+    for parameter in {id(p): p for owner in owners for p in owner.parameters()}.values():
         if not parameter.requires_grad:
             continue
         key = id(parameter)

@@ -61,9 +61,15 @@ def objective_for(
     return objective
 
 
-def check_model(view: View, objective: Objective, body: Anatomy, key: str = "objective") -> bool:
-    """Whether the objective can run on a model; a problem where not."""
+def check_model(
+    view: View, objective: Objective, body: Anatomy, key: str = "objective", *, training: bool = False
+) -> bool:
+    """Whether the objective can run on a model; a problem where not. For training it makes its networks first."""
+    from pomona.engine import attach
+
     try:
+        if training:
+            attach(objective, body, seed=0)
         objective.check(body)
     except PomonaError as error:
         view.problem(key, str(error))

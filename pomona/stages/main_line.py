@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pomona.engine.protocols import ContinuingMethod, OpenSchedule, Schedule
+from pomona.engine.protocols import ContinuingMethod, Objective, OpenSchedule, Schedule
 from pomona.ground.config import MethodConfig
 from pomona.ground.files import require_intact
 
@@ -104,15 +104,20 @@ def optimizer_of(stage: TrainingStage, line: Line | None) -> MethodConfig:
     return stage.optimizer.model_copy(update={"learning_rate": line["optimizer"]["learning_rate"]})
 
 
-def restore(source: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Put the state of a main line into a model and its optimizer, whose rates stay. Raises `DamagedArtefact`."""
+def restore(source: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, objective: Objective) -> None:
+    """Put the state of a main line into a model, its optimizer, whose rates stay, and its objective.
+
+    Raises `DamagedArtefact`.
+    """
+    from pomona.engine import auxiliary
     from pomona.engine.checkpoint import Checkpoints
 
     require_intact(source / FOLDER)
     rates = [group["lr"] for group in optimizer.param_groups]
-    Checkpoints(source).load(source / FOLDER, model, optimizer)
+    _, _, extra = Checkpoints(source).load(source / FOLDER, model, optimizer)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = group["peak_lr"] = rate
+    auxiliary.restore(objective, extra)
 
 
 def keep(job: Job) -> None:

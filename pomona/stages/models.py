@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from pomona.stages.base import View
-
-HEADS = {
-    "next-token": transformers.AutoModelForCausalLM,
-    "masked-lm": transformers.AutoModelForMaskedLM,
-    "span-corruption": transformers.AutoModelForSeq2SeqLM,
-}
-"""The head that each objective trains; other objectives train a causal one."""
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -75,17 +69,36 @@ def create(
     Args:
         on_meta_device: shapes only, without memory: for plans.
     """
-    head = HEADS.get(objective.method, transformers.AutoModelForCausalLM)
-    if type(config) not in head._model_mapping:
-        raise ConfigError(
-            f"{config.model_type} cannot be trained with {objective.method}",
-            needs=f"a model that {head.__name__} makes",
-            do="choose another objective or another shape",
-        )
+    head = head_for(config, objective)
     with torch.random.fork_rng(), torch.device("meta") if on_meta_device else nullcontext():
         torch.manual_seed(seed)
         model: PreTrainedModel = head.from_config(config, dtype=torch.float32)
     return model
+
+
+def head_for(config: PretrainedConfig, objective: MethodConfig) -> Any:
+    """The class of transformers that makes a model of this configuration with the head that an objective trains.
+
+    Raises:
+        ConfigError: transformers has none.
+    """
+    from pomona.objectives.config import ObjectiveConfig
+
+    asked = objective if isinstance(objective, ObjectiveConfig) else ObjectiveConfig(method=objective.method)
+    classes = [getattr(transformers, name) for name in asked.heads]
+    known = [head for head in classes if type(config) in head._model_mapping]
+    for head in known:
+        if len(known) == 1:
+            return head
+        with torch.device("meta"):
+            made = head.from_config(deepcopy(config), dtype=torch.float32)
+        if asked.wants(anatomy.of(made)):
+            return head
+    raise ConfigError(
+        f"{config.model_type} cannot be trained with {objective.method}",
+        needs=f"a model that {' or '.join(asked.heads)} makes",
+        do="choose another objective or another shape",
+    )
 
 
 def expected(view: View, need: str) -> PreTrainedModel | None:

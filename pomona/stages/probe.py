@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from pomona import anatomy
-from pomona.engine import Batch, FitConfig, fit
+from pomona.engine import Batch, FitConfig, attach, fit
 from pomona.engine.speed import PAYS_AFTER_SECONDS
 from pomona.ground.files import content_hash
 from pomona.ground.machine import matmul_rate
@@ -88,6 +88,7 @@ def training_rate(config: PretrainedConfig, stage: TrainingStage, tokenizer: Pre
     quick = stage.engine.model_copy(
         update={"compile": "never", "log_every": 1, "evaluate_every": None, "trackers": (), "micro_batches": 1}
     )
+    attach(objective, body, seed=0)
     optimizer = stage.optimizer.build(body, total_steps=1000)  # type: ignore[attr-defined]
     training = fit(
         model,

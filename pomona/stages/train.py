@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from pomona import anatomy
 from pomona.data import Tokens, TokenStream, validation_batches
-from pomona.engine import Batch, FitConfig, Ledger, fit, measure_flops
+from pomona.engine import Batch, FitConfig, Ledger, attach, auxiliary, fit, measure_flops
 from pomona.engine.speed import fast_products
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
@@ -47,6 +47,9 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
     tokens.require_vocabulary(model.config.vocab_size)
     body = anatomy.of(model)
     objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
+    attach(objective, body, seed=job.seed)
+    if source is not None:
+        auxiliary.recall(source.folder, objective)
     earlier = _already_read(data, job.seed, line["read"] if line and resumes else before.get("read"))
     stream = continued(tokens, stage, job.seed, earlier)
     rows = objective.prepare(stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
@@ -62,8 +65,9 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
     optimizer = optimizer_config.build(body, total_steps=steps)  # type: ignore[attr-defined]
     schedule = main_line.build(stage.schedule, line, steps)
     if source and resumes:
-        main_line.restore(source.folder, model, optimizer)
+        main_line.restore(source.folder, model, optimizer, objective)
     assert isinstance(stage.engine, FitConfig)
+    judge = judged_by(stage.objective)
     sparse = bool(before.get("zeros"))
     with fixed_zeros(body, optimizer) if sparse else nullcontext():
         training = fit(
@@ -77,7 +81,7 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
             folder=job.work / "fit",
             validation=held_out(tokens, stage),
             watched=watched(stage, job, tokens),
-            scoring=judged_by(stage.objective).build(tokens.tokenizer),  # type: ignore[attr-defined]
+            scoring=None if judge is stage.objective else judge.build(tokens.tokenizer),  # type: ignore[attr-defined]
             token_bytes=torch.from_numpy(tokens.token_bytes),
             keep_state_after=main_line.fork_of(schedule, steps),
             title=job.name,
@@ -85,6 +89,7 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
     if not job.main:
         return Made()
     save(model, tokens.tokenizer, job.folder)
+    auxiliary.keep(objective, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
     training.ledger.merge(sweep, "sweep")
 

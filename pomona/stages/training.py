@@ -145,13 +145,14 @@ class TrainingStage(Stage):
         except PomonaError as error:
             view.problem("model", str(error))
             return Forecast(known=known)
-        if objective is not None and not fitting.check_model(view, objective, body):
+        if objective is not None and not fitting.check_model(view, objective, body, training=True):
             return Forecast(known=known)
         if objective is not None:
             fitting.check_curvature(view, self.optimizer, objective)
         train_tokens = (view.known("data", "facts") or {}).get("train_tokens")
         self._check_sizes(view, body, train_tokens)
-        per_token = body.flops_per_token(self.seq_length, training=True)
+        trained = [body, *(each for each in body.companions if isinstance(each, anatomy.Anatomy))]
+        per_token = sum(each.flops_per_token(self.seq_length, training=True) for each in trained)
         steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
         line = main_line.line_of(self.schedule, (source or {}).get("facts", source or {}))
         main_line.check(self, line, view)

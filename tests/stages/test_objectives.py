@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from pomona.ground.errors import ConfigError
 from pomona.stages import Run, load, run
@@ -174,3 +183,37 @@ def test_curvature_that_an_objective_cannot_give(texts: Path, tmp_path: Path, mo
     monkeypatch.setattr(NextToken, "samples_labels", False)
     with pytest.raises(ConfigError, match="estimator: hutchinson"):
         prepare(load(recipe(texts, {}, {"model": model, "optimizer": sophia})), Store(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("shape", ["bert", "electra"])
+def test_an_encoder_learns_what_was_replaced(shape: str, texts: Path, tmp_path: Path) -> None:
+    """Catches a generator that is exported, a discriminator whose class has no head for it, a run that goes on with
+    another generator, and a finished encoder without a head that is scored by one."""
+    model = {**BERT, "shape": shape}
+    if shape == "electra":
+        model["embedding_size"] = 32
+    stage = {"model": model, "objective": {"method": "electra", "generator_size": 0.5}}
+    shared = {"batch_size": 4, "seq_length": 32, "steps": 6, "validation_tokens": 512}
+    onwards = {"continue": {"objective": stage["objective"], **shared}}
+    quantize = {"quantize": {"method": "rtn", "group_size": 32, "seq_length": 32, "validation_tokens": 512}}
+    values = recipe(texts, {"mask_token": "<mask>"}, stage, also=(onwards, {"export": {"from": "continue"}}))
+    made = run(values, out=tmp_path / "runs")
+    folder = made["export"].folder
+    architecture = {"bert": "BertModel", "electra": "ElectraForPreTraining"}[shape]
+    loaded = AutoModel.from_pretrained(folder) if shape == "bert" else AutoModelForPreTraining.from_pretrained(folder)
+    assert loaded.config.architectures == [architecture]
+    names = {name for file in folder.glob("*.safetensors") for name in load_file(file)}
+    assert names and not any("generator" in name or name.startswith("objective") for name in names)
+    assert not (folder / "objective").exists()
+    networks = "objective/networks.safetensors"
+    first, second = (load_file(made[name].folder / networks) for name in ("pretrain", "continue"))
+    moved = max(float((first[name] - second[name]).abs().max()) for name in first)
+    assert first.keys() == second.keys() and 0 < moved < 0.05  # six steps on, not a new start
+    records = [json.loads(line) for line in (made["continue"].folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"generator", "discriminator", "generator_accuracy", "replaced"} == set(records[0]["parts"])
+    values["stages"].append(quantize)
+    if shape == "bert":
+        with pytest.raises(ConfigError, match="electra cannot score BertModel"):
+            run(values, out=tmp_path / "runs")
+    else:
+        assert run(values, out=tmp_path / "runs")["quantize"].facts["quality"]["nats_per_token"] > 0
