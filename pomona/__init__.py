@@ -25,8 +25,9 @@ __version__ = "0.1.0"
 
 leave_out_remarks_of_torchao()
 
-_ROOMS = ("anatomy", "catalog", "conversion", "data", "engine", "examination", "ground", "growth", "merging",
-          "objectives", "optimizers", "quantization", "runtime", "schedules", "sparsity", "stages")  # fmt: skip
+_ROOMS = ("anatomy", "catalog", "conversion", "data", "distillation", "engine", "examination", "ground", "growth",
+          "merging", "objectives", "optimizers", "quantization", "runtime", "schedules", "sparsity",
+          "stages")  # fmt: skip
 _NAMES = {"Artefact": "stages", "Recipe": "stages", "Run": "stages", "load": "stages", "run": "stages"}
 
 
@@ -53,6 +54,7 @@ _CALLS = {
     "continue_": ("continue", "from"),
     "grow": ("grow", "from"),
     "convert": ("convert", "from"),
+    "distil": ("distil", "teacher"),
     "merge": ("merge", "experts"),
     "prune": ("prune", "from"),
     "quantize": ("quantize", "from"),

@@ -24,13 +24,14 @@ from pomona.anatomy.block import Attention
 from pomona.anatomy.body import Anatomy
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
-Effect = Literal["factor", "bias", "seen", "gate", "watch", "mask", "probabilities", "kernel"]
+Effect = Literal["factor", "bias", "seen", "gate", "watch", "show", "mask", "probabilities", "kernel"]
 MEANING: dict[Effect, str] = {
     "factor": "multiplies the scores",
     "bias": "adds to the scores",
     "seen": "hides keys",
     "gate": "scales the outputs of heads",
     "watch": "looks at the probabilities",
+    "show": "looks at queries, keys and values",
     "mask": "replaces the model's mask",
     "probabilities": "replaces the probabilities",
     "kernel": "replaces the kernel",
@@ -120,6 +121,7 @@ class AttentionCall:
     _terms: list[tuple[Made, float | Tensor]] = field(default_factory=list)
     _hiding: list[Made] = field(default_factory=list)
     _watchers: list[Callable[[slice, Tensor], None]] = field(default_factory=list)
+    _shown: list[Callable[[AttentionCall], None]] = field(default_factory=list)
     _probabilities: Callable[[slice, Tensor], Tensor] | None = None
 
     # ---- sizes
@@ -184,6 +186,12 @@ class AttentionCall:
         self._use("watch")
         self._watchers.append(look)
 
+    def show(self, look: Callable[[AttentionCall], None]) -> None:
+        """Call `look(call)` after all modifiers, before anything is computed: queries, keys and values as the kernel
+        gets them, with their gradient history. Effect: show."""
+        self._use("show")
+        self._shown.append(look)
+
     def replace_probabilities(self, change: Callable[[slice, Tensor], Tensor]) -> None:
         """Weigh the values by `change(rows, probabilities)`, (B, N, rows, S) in and out. Effect: probabilities."""
         self._use("probabilities")
@@ -234,8 +242,8 @@ class AttentionCall:
             total = term if total is None else total + term
         return total
 
-    def probabilities(self, rows: slice) -> Tensor:
-        """(B, N, rows, S) softmax of the scores of these queries: differentiable, before dropout."""
+    def scores(self, rows: slice) -> Tensor:
+        """(B, N, rows, S) scores of these queries, at least float32, the lowest number where a key is hidden."""
         query = self.query[:, :, rows]
         groups = self.heads // self.key.shape[1]
         # The queries of a group lie one after another, so that keys need not be repeated.
@@ -250,6 +258,11 @@ class AttentionCall:
             scores = scores + bias
         if seen is not None:
             scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+        return scores
+
+    def probabilities(self, rows: slice) -> Tensor:
+        """(B, N, rows, S) softmax of the scores of these queries: differentiable, before dropout."""
+        scores = self.scores(rows)
         if self.sinks is not None:
             sinks = self.sinks.to(scores).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
             probabilities = torch.softmax(torch.cat([scores, sinks], -1), -1)[..., :-1]
@@ -263,6 +276,11 @@ class AttentionCall:
         """Show probabilities to every watcher."""
         for look in self._watchers:
             look(rows, probabilities.detach())
+
+    def show_itself(self) -> None:
+        """Let those look who asked to."""
+        for look in self._shown:
+            look(self)
 
     def seen_enough(self) -> None:
         """Let the watchers go: they have looked at every query."""

@@ -50,7 +50,7 @@ class Modifier:
     """
 
     effects: ClassVar[frozenset[Effect]] = frozenset()
-    supports: ClassVar[frozenset[Effect]] = frozenset({"gate"})
+    supports: ClassVar[frozenset[Effect]] = frozenset({"gate", "show"})
 
     def modify(self, call: AttentionCall) -> None:
         """Change a call through its verbs, or leave it alone (where `call.place` is none of its business)."""
@@ -112,7 +112,7 @@ def blocks_of(call: AttentionCall) -> Iterable[slice]:
 
 
 KERNELS = (
-    Kernel("fused", frozenset({"factor", "bias", "seen", "gate", "mask"}), fused),
+    Kernel("fused", frozenset({"factor", "bias", "seen", "gate", "mask", "show"}), fused),
     Kernel("in blocks", frozenset(MEANING) - {"kernel"}, in_blocks),
 )
 """In order of preference."""
@@ -261,6 +261,7 @@ class _Shared:
 
 def compute(call: AttentionCall) -> Tensor:
     """(B, T, N, H) of a call by the first kernel that honours all that was asked for."""
+    call.show_itself()
     if call.kernel is not None:
         out = call.kernel(call)
     else:

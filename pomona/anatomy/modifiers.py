@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pomona.anatomy.attention_call import AttentionCall, Effect, Made, Place
 from pomona.anatomy.dispatch import Modifier
+from pomona.anatomy.walk import SeenEnough
 from pomona.ground.errors import ConfigError
 
 Where = Callable[[Place], bool]
@@ -188,6 +189,34 @@ class AttentionMaps(Modifier):
             whole[:, :, rows] = probabilities
 
         call.watch(keep)
+
+
+@dataclass(eq=False)
+class AttentionCalls(Modifier):
+    """Keep the calls themselves: queries and keys after positions were applied, values, and what makes the scores.
+
+    They keep their gradient history, so that a loss may be computed from them.
+
+    Args:
+        where: which attentions.
+        last: raise `SeenEnough` at this place, once its call is kept: nothing after it is computed.
+    Attributes:
+        calls: by place, in the order of the calls.
+    """
+
+    where: Where = everywhere
+    last: Place | None = None
+    calls: dict[Place, list[AttentionCall]] = field(default_factory=dict, init=False)
+    effects: ClassVar[frozenset[Effect]] = frozenset({"show"})
+
+    def modify(self, call: AttentionCall) -> None:
+        if self.where(call.place):
+            call.show(self._keep)
+
+    def _keep(self, call: AttentionCall) -> None:
+        self.calls.setdefault(call.place, []).append(call)
+        if call.place == self.last:
+            raise SeenEnough
 
 
 def _made(given: Any, call: AttentionCall) -> Made:

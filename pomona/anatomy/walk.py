@@ -78,7 +78,7 @@ class _StandIn(nn.Module):
 
 
 class SeenEnough(Exception):
-    """Raised by a tap during `BlockWalk.run`: the rest of the block need not run for this batch."""
+    """Raised by a tap: the rest of the pass need not run. `BlockWalk.run` catches it, or whoever asked for it."""
 
 
 class BlockWalk:

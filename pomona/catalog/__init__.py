@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pomona.catalog.field import (
         AdapterMethod,
         Conversion,
+        Distillation,
         Growth,
         Merging,
         MethodOf,
@@ -41,6 +42,7 @@ __getattr__ = names_from(
         "STATUSES": "listing",
         "AdapterMethod": "field",
         "Conversion": "field",
+        "Distillation": "field",
         "Growth": "field",
         "Kind": "kinds",
         "Merging": "field",
@@ -71,6 +73,7 @@ __all__ = [
     "STATUSES",
     "AdapterMethod",
     "Conversion",
+    "Distillation",
     "Growth",
     "Kind",
     "Merging",

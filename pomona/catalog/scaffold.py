@@ -93,7 +93,20 @@ MOULDS: dict[Kind, Mould] = {
         {"pomona.merging.config": "Parents, TensorMerge"},
         base="pomona.merging.config:MergeConfig",
     ),
-    "distillation": replace(APPLY, room="distillation"),
+    "distillation": Mould(
+        "distillation",
+        (
+            "check(self, student: Anatomy, teacher: Anatomy) -> None",
+            "build(self, teacher: Teacher, task: Objective) -> Lesson",
+        ),
+        {
+            "pomona.anatomy": "Anatomy",
+            "pomona.distillation.lesson": "Lesson",
+            "pomona.distillation.teacher": "Teacher",
+            "pomona.engine": "Objective",
+        },
+        base="pomona.distillation.lesson:DistillationConfig",
+    ),
     "adapter": Mould(
         "adapters",
         ("attach_(self, body: Anatomy, *, head: Sequence[nn.Parameter] = (), seed: int = 0) -> Adapter",),

@@ -24,6 +24,7 @@ POSITIONAL = {
     "examples": "sources",
     "pretrain": "data",
     "continue": "from",
+    "distil": "teacher",
     "grow": "from",
     "convert": "from",
     "merge": "experts",
@@ -34,7 +35,14 @@ POSITIONAL = {
     "export": "from",
 }
 """The field that a command takes without a dash."""
-METAVARS = {"from": "MODEL", "sources": "SOURCE...", "models": "MODEL...", "experts": "EXPERT...", "data": "TOKENS"}
+METAVARS = {
+    "from": "MODEL",
+    "teacher": "TEACHER",
+    "sources": "SOURCE...",
+    "models": "MODEL...",
+    "experts": "EXPERT...",
+    "data": "TOKENS",
+}
 
 
 def command_for(verb: str, action: Callable[[str, dict[str, Any], str], None]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ from pomona.engine.guards import GuardConfig
 from pomona.engine.head_loss import head_loss, linear_cross_entropy
 from pomona.engine.ledger import Charge, Ledger
 from pomona.engine.metrics import MetricsLog, read_metrics
-from pomona.engine.protocols import IGNORED, Batch, Loss, Objective, Schedule
+from pomona.engine.protocols import IGNORED, Batch, Loss, Objective, ReadingObjective, Schedule
 
 __all__ = [
     "IGNORED",
@@ -22,6 +22,7 @@ __all__ = [
     "MetricsLog",
     "Objective",
     "Quality",
+    "ReadingObjective",
     "Schedule",
     "Training",
     "attach",

@@ -7,7 +7,7 @@ dropout draw from generators seeded by the step. That is why a resumed run conti
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -102,6 +102,7 @@ def fit(
     token_bytes: Tensor | None = None,
     stop_at_loss: float | None = None,
     keep_state_after: int | None = None,
+    restarts: Collection[int] = (),
     title: str = "training",
 ) -> Training:
     """Train `model` in place for `steps` optimizer steps.
@@ -112,7 +113,8 @@ def fit(
 
     Args:
         model: any model with an anatomy; its parameters are float32.
-        objective: corruption and loss.
+        objective: corruption and loss. One with an `identity` (plain values, as the hash of a teacher) is continued
+            with the same one only.
         stream: batches by (step, rank).
         optimizer: over the model's parameters; each group's `lr` is its peak rate. One that asks for curvature
             (`protocols.UsesCurvature`) is given it after the steps that it names.
@@ -126,10 +128,12 @@ def fit(
         token_bytes: (V,) UTF-8 bytes of each token, for bits per byte.
         stop_at_loss: end as soon as an evaluation is at or below this many nats per token.
         keep_state_after: the complete state after so many steps is also written to `folder/kept` and stays there.
+        restarts: steps, counted from 0, before which the optimizer forgets its moments.
         title: shown at the progress bar.
 
     Raises:
-        ConfigError: the folder holds a longer run, or the objective cannot give the curvature asked for.
+        ConfigError: the folder holds a longer run or one with an objective of another identity, or the objective
+            cannot give the curvature asked for.
         TrainingDiverged: see `GuardConfig`.
         TrainingStopped: SIGINT or SIGTERM; a checkpoint was written first.
     """
@@ -146,6 +150,7 @@ def fit(
     dtype = training_dtype(config.precision)
     ledger, guards = Ledger(), Guards(config.guards)
     ema = Ema(model, config.ema) if config.ema else None
+    identity = getattr(objective, "identity", None)
     checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints) if folder else None
     for group in optimizer.param_groups:
         group.setdefault("peak_lr", group["lr"])
@@ -160,6 +165,13 @@ def fit(
         done, values, extra = checkpoints.load(newest, model, optimizer)
         ledger = Ledger.from_dict(values["ledger"])
         guards.restore(values["guards"])
+        if values.get("identity") != identity:
+            raise ConfigError(
+                f"{folder} holds a run with another objective",
+                needs=str(values.get("identity")),
+                found=str(identity),
+                do="choose another folder, or remove the checkpoints",
+            )
         if ema:
             ema.restore(extra)
         restore(objective, extra)
@@ -205,6 +217,8 @@ def fit(
             micro_batches = upcoming.result()
             if done + 1 < steps:
                 upcoming = loader.submit(load, done + 1)
+            if done in restarts:
+                optimizer.state.clear()
             factor = schedule(done)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -277,7 +291,7 @@ def fit(
             if checkpoints and main and done < steps:
                 late = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
                 if late or stop:
-                    values = {"ledger": ledger.to_dict(), "guards": guards.state()}
+                    values = {"ledger": ledger.to_dict(), "guards": guards.state(), "identity": identity}
                     extra = {**(ema.tensors() if ema else {}), **tensors_of(objective)}
                     checkpoints.save(done, model, optimizer, values, extra)
                     saved_at = time.monotonic()

@@ -25,7 +25,7 @@ class Charge:
 
 @dataclass
 class Ledger:
-    """Costs by purpose (`train`, `optimizer`, `evaluate`, `sweep`, `calibrate`, ...).
+    """Costs by purpose (`train`, `teacher`, `optimizer`, `evaluate`, `sweep`, `calibrate`, ...).
 
     FLOPs are counted from the operations that were executed (multiply and add are two), not from a formula.
     What a method needs beside training, such as Hessians, SVDs or pilots, is charged under a purpose of its own.
@@ -40,6 +40,11 @@ class Ledger:
         """Add a cost to `purpose` and note the memory peak so far."""
         self.purposes.setdefault(purpose, Charge()).add(Charge(flops, seconds, tokens))
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes())
+
+    def move(self, purpose: str, to: str, flops: float) -> None:
+        """Charge FLOPs that are booked under one purpose to another."""
+        self.charge(purpose, flops=-flops)
+        self.charge(to, flops=flops)
 
     def merge(self, other: Ledger, purpose: str | None = None) -> None:
         """Add another ledger; with `purpose`, all of its costs go under that one name."""

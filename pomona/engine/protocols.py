@@ -61,6 +61,15 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class ReadingObjective(Objective, Protocol):
+    """An objective that runs the model once on a batch and judges its logits: one that a teacher can be asked too."""
+
+    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
+        """What `body.hidden` is given of a prepared micro-batch."""
+        ...
+
+
+@runtime_checkable
 class SamplesLabels(Protocol):
     """An objective that can also score labels which the model itself draws.
 

@@ -28,6 +28,17 @@ def check_causal(body: Anatomy, method: str) -> None:
     body.require("causal", "head", method=method)
 
 
+def causal_inputs(body: Anatomy, batch: Batch, method: str) -> Batch:
+    """What a causal model is given of a batch that `shifted` made."""
+    require_length(body, batch["input_ids"].shape[1], method)
+    inputs = {"input_ids": batch["input_ids"]}
+    if "position_ids" in batch:
+        # Positions that start anew are enough: transformers makes the block-diagonal causal mask from them.
+        require_document_masks(body, method)
+        inputs["position_ids"] = batch["position_ids"]
+    return inputs
+
+
 def causal_loss(body: Anatomy, batch: Batch, method: str) -> Loss:
     """Nats summed over the counted labels of a batch that `shifted` made.
 
@@ -36,11 +47,7 @@ def causal_loss(body: Anatomy, batch: Batch, method: str) -> Loss:
         ConfigError: the sequence is longer than the model's positions.
     """
     check_causal(body, method)
-    require_length(body, batch["input_ids"].shape[1], method)
-    inputs = {"input_ids": batch["input_ids"]}
-    if "position_ids" in batch:
-        # Positions that start anew are enough: transformers makes the block-diagonal causal mask from them.
-        require_document_masks(body, method)
-        inputs["position_ids"] = batch["position_ids"]
-    total, correct = head_loss(body, body.hidden(**inputs), batch["labels"], batch.get("draws"))
+    total, correct = head_loss(
+        body, body.hidden(**causal_inputs(body, batch, method)), batch["labels"], batch.get("draws")
+    )
     return Loss(total, (batch["labels"] != IGNORED).sum(), correct)

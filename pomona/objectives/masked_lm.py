@@ -111,6 +111,15 @@ class MaskedLm:
         """Raise `UnsupportedModel` unless the model is bidirectional and has a head."""
         body.require("bidirectional", "head", method=self.name)
 
+    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
+        """What the model is given of a prepared batch."""
+        require_length(body, batch["input_ids"].shape[1], self.name)
+        inputs = {"input_ids": batch["input_ids"]}
+        if "documents" in batch:
+            inputs["position_ids"] = batch["position_ids"]
+            inputs["attention_mask"] = block_diagonal_mask(batch["documents"], body)
+        return inputs
+
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
         """Nats summed over the hidden tokens; the head sees only their positions.
 
@@ -119,13 +128,8 @@ class MaskedLm:
             ConfigError: the sequence is longer than the model's positions.
         """
         self.check(body)
-        require_length(body, batch["input_ids"].shape[1], self.name)
-        inputs = {"input_ids": batch["input_ids"]}
-        if "documents" in batch:
-            inputs["position_ids"] = batch["position_ids"]
-            inputs["attention_mask"] = block_diagonal_mask(batch["documents"], body)
         counted = batch["labels"] != IGNORED
-        hidden = body.hidden(**inputs)[counted]
+        hidden = body.hidden(**self.inputs(body, batch))[counted]
         draws = batch["draws"][counted] if "draws" in batch else None
         total, correct = head_loss(body, hidden, batch["labels"][counted], draws)
         return Loss(total, counted.sum(), correct)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pomona.anatomy import Anatomy
 from pomona.engine.protocols import Batch, Loss
-from pomona.objectives.causal import causal_loss, check_causal, shifted
+from pomona.objectives.causal import causal_inputs, causal_loss, check_causal, shifted
 from pomona.objectives.choice import choose, mask_token_of, ranks, special_tokens
 from pomona.objectives.config import ObjectiveConfig
 
@@ -87,6 +87,10 @@ class Meap:
     def check(self, body: Anatomy) -> None:
         """Raise `UnsupportedModel` unless the model is causal and has a head."""
         check_causal(body, self.name)
+
+    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
+        """What the model is given of a prepared batch."""
+        return causal_inputs(body, batch, self.name)
 
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
         """Nats summed over all tokens, hidden or not; see `causal_loss` for what is refused."""

@@ -17,7 +17,7 @@ import torch
 
 from pomona.anatomy import Anatomy
 from pomona.engine.protocols import Batch, Loss
-from pomona.objectives.causal import causal_loss, check_causal, shifted
+from pomona.objectives.causal import causal_inputs, causal_loss, check_causal, shifted
 from pomona.objectives.config import ObjectiveConfig
 
 
@@ -45,6 +45,10 @@ class NextToken:
     def check(self, body: Anatomy) -> None:
         """Raise `UnsupportedModel` unless the model is causal and has a head."""
         check_causal(body, self.name)
+
+    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
+        """What the model is given of a prepared batch."""
+        return causal_inputs(body, batch, self.name)
 
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
         """Nats summed over the counted tokens; see `causal_loss` for what is refused."""

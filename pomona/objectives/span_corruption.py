@@ -126,6 +126,11 @@ class SpanCorruption:
                 do="set it, for T5 to the padding token's id",
             )
 
+    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
+        """What the model is given of a prepared batch: the corrupted text, and the target one place later."""
+        decoded = shift_right(batch["labels"], int(body.config.decoder_start_token_id))
+        return {"input_ids": batch["input_ids"], "decoder_input_ids": decoded}
+
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
         """Nats summed over the target's tokens, the sentinels and the end token included.
 
@@ -134,9 +139,7 @@ class SpanCorruption:
         """
         self.check(body)
         labels = batch["labels"]
-        decoded = shift_right(labels, int(body.config.decoder_start_token_id))
-        hidden = body.hidden(input_ids=batch["input_ids"], decoder_input_ids=decoded)
-        total, correct = head_loss(body, hidden, labels, batch.get("draws"))
+        total, correct = head_loss(body, body.hidden(**self.inputs(body, batch)), labels, batch.get("draws"))
         return Loss(total, (labels != IGNORED).sum(), correct)
 
 

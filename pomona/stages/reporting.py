@@ -113,7 +113,8 @@ def given_chains(stage: ReportStage, job: Job) -> dict[str, list[Artefact]]:
 
 def chain_of(artefact: Artefact) -> list[Artefact]:
     """The models that led to this one, each once, and itself."""
-    sources = [source for field in ("from", "model", "base", "experts") for source in artefact.parents.get(field, ())]
+    fields = ("teacher", "from", "model", "base", "experts")
+    sources = [source for field in fields for source in artefact.parents.get(field, ())]
     before = [each for source in sources if source.kind == "model" for each in chain_of(source)]
     return list({each.hash: each for each in (*before, artefact)}.values())
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from transformers import PreTrainedModel
 
 from pomona import anatomy
 from pomona.data import Tokens, TokenStream, validation_batches
-from pomona.engine import Batch, FitConfig, Ledger, attach, auxiliary, fit, measure_flops
+from pomona.distillation import Lesson
+from pomona.engine import Batch, FitConfig, Ledger, Objective, Schedule, attach, auxiliary, fit, measure_flops
+from pomona.engine.fit import Stream
 from pomona.engine.speed import fast_products
+from pomona.ground.config import MethodConfig
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
 from pomona.ground.files import read_json, write_json
@@ -31,13 +35,21 @@ Read = list[tuple[int, int, int]]
 """What a model has been trained on: (steps, batch_size, seq_length) of each run over the same tokens in one order."""
 
 
-def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefact | None = None) -> Made:
+def train(
+    stage: TrainingStage,
+    job: Job,
+    model: PreTrainedModel,
+    source: Artefact | None = None,
+    *,
+    lesson: Callable[[Objective], Lesson] | None = None,
+) -> Made:
     """Train `model` as the stage says and write it into the job's folder.
 
     Args:
         source: what the model was loaded from. Where it was trained on the same tokens with the same seed, the run
             goes on where that one stopped in the data, instead of reading the same text again. Where it was trained
             under a schedule that this one continues, the run starts from the state before annealing.
+        lesson: makes a lesson of the stage's objective, for a student with a teacher.
     """
     before = dict(source.facts) if source else {}
     line = main_line.line_of(stage.schedule, before)
@@ -46,12 +58,21 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
     tokens = Tokens.open(data.folder)
     tokens.require_vocabulary(model.config.vocab_size)
     body = anatomy.of(model)
-    objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
+    task: Objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
+    objective = lesson(task) if lesson else task
     attach(objective, body, seed=job.seed)
     if source is not None:
         auxiliary.recall(source.folder, objective)
+    judge = judged_by(stage.objective)
+    scoring: Objective | None = None
+    if isinstance(objective, Lesson) or judge is not stage.objective:
+        scoring = judge.build(tokens.tokenizer)  # type: ignore[attr-defined]
+    if isinstance(objective, Lesson) and scoring is not None:
+        scoring = objective.judge(scoring)
     earlier = _already_read(data, job.seed, line["read"] if line and resumes else before.get("read"))
-    stream = continued(tokens, stage, job.seed, earlier)
+    stream: Stream = continued(tokens, stage, job.seed, earlier)
+    if isinstance(objective, Lesson):
+        stream = Numbered(stream)
     rows = objective.prepare(stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
     with fast_products(body, model.device):  # counted as it will run
         steps = stage.budget_in_steps(job, measure_flops(body, objective, rows) * stage.batch_size)
@@ -64,10 +85,12 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
         optimizer_config = with_rate(optimizer_config, rate)
     optimizer = optimizer_config.build(body, total_steps=steps)  # type: ignore[attr-defined]
     schedule = main_line.build(stage.schedule, line, steps)
+    restarts = objective.restarts(steps) if isinstance(objective, Lesson) else ()
+    if restarts:
+        schedule = restarted(stage.schedule, restarts, steps)
     if source and resumes:
         main_line.restore(source.folder, model, optimizer, objective)
     assert isinstance(stage.engine, FitConfig)
-    judge = judged_by(stage.objective)
     sparse = bool(before.get("zeros"))
     with fixed_zeros(body, optimizer) if sparse else nullcontext():
         training = fit(
@@ -81,13 +104,18 @@ def train(stage: TrainingStage, job: Job, model: PreTrainedModel, source: Artefa
             folder=job.work / "fit",
             validation=held_out(tokens, stage),
             watched=watched(stage, job, tokens),
-            scoring=None if judge is stage.objective else judge.build(tokens.tokenizer),  # type: ignore[attr-defined]
+            scoring=scoring,
             token_bytes=torch.from_numpy(tokens.token_bytes),
             keep_state_after=main_line.fork_of(schedule, steps),
+            restarts=restarts,
             title=job.name,
         )
     if not job.main:
         return Made()
+    if isinstance(objective, Lesson):
+        facts |= objective.finish_(body)
+        taught = objective.teacher_flops(rows) * stage.batch_size * training.ledger.steps
+        training.ledger.move("train", "teacher", taught)
     save(model, tokens.tokenizer, job.folder)
     auxiliary.keep(objective, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
@@ -152,6 +180,29 @@ def choose_rate(stage: TrainingStage, job: Job, steps: int, ledger: Ledger) -> t
     edge = best in (min(reached), max(reached)) and len(reached) > 2
     say(f"  learning rate {best:g} of {shown}" + (" [dim](at the edge of the sweep)[/]" if edge else ""))
     return best, {f"{rate:g}": loss for rate, loss in reached.items()}
+
+
+def restarted(method: MethodConfig, restarts: Sequence[int], steps: int) -> Schedule:
+    """A schedule that begins anew at each of `restarts` and ends before the next, or with the run."""
+    edges = [0, *restarts, steps]
+    parts = [main_line.build(method, None, end - start) for start, end in pairwise(edges)]
+
+    def share(step: int) -> float:
+        part = sum(step >= start for start in restarts)
+        return parts[part](step - edges[part])
+
+    return share
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A stream whose batches carry the number of their step, (B,) int64."""
+
+    stream: Stream
+
+    def batch(self, step: int, rank: int = 0, *, micro_batches: int = 1) -> list[Batch]:
+        made = self.stream.batch(step, rank, micro_batches=micro_batches)
+        return [{**each, "step": torch.full((len(each["tokens"]),), step)} for each in made]
 
 
 @dataclass(frozen=True)

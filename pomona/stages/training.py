@@ -125,11 +125,19 @@ class TrainingStage(Stage):
         """Tokens of one optimizer step."""
         return self.batch_size * self.seq_length
 
-    def forecast(self, view: View, model: PreTrainedModel | None, source: Mapping[str, Any] | None = None) -> Forecast:
+    def forecast(
+        self,
+        view: View,
+        model: PreTrainedModel | None,
+        source: Mapping[str, Any] | None = None,
+        *,
+        beside: float = 0.0,
+    ) -> Forecast:
         """Check a model (on the meta device) against data and methods; say what training it takes.
 
         Args:
             source: what is known of a model that is trained on.
+            beside: FLOPs per token of what runs beside the model.
         """
         from pomona import anatomy
         from pomona.stages import fitting, main_line
@@ -152,7 +160,7 @@ class TrainingStage(Stage):
         train_tokens = (view.known("data", "facts") or {}).get("train_tokens")
         self._check_sizes(view, body, train_tokens)
         trained = [body, *(each for each in body.companions if isinstance(each, anatomy.Anatomy))]
-        per_token = sum(each.flops_per_token(self.seq_length, training=True) for each in trained)
+        per_token = sum(each.flops_per_token(self.seq_length, training=True) for each in trained) + beside
         steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
         line = main_line.line_of(self.schedule, (source or {}).get("facts", source or {}))
         main_line.check(self, line, view)

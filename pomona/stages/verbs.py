@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "examples": "pomona.stages.examples:ExamplesStage",
     "pretrain": "pomona.stages.pretrain:PretrainStage",
     "continue": "pomona.stages.continuing:ContinueStage",
+    "distil": "pomona.stages.distil:DistilStage",
     "grow": "pomona.stages.grow:GrowStage",
     "convert": "pomona.stages.convert:ConvertStage",
     "merge": "pomona.stages.merge:MergeStage",
