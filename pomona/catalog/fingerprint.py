@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pomona.catalog.listing import source_file
 
 SUBSTRATE = ("ground", "anatomy", "data", "engine", "stages", "catalog", "evidence", "cli")
+PLANTED = "pomona.evidence.planted"
+"""What tools are tried on is made by modules of this name; other data changes with the arms of a card."""
 
 
 def fingerprint(modules: Iterable[str]) -> str:
@@ -48,8 +50,13 @@ def _imports(name: str) -> Iterator[str]:
             continue
         for each in names:
             top, *rest = each.split(".")
-            if top == package and rest and not (top == "pomona" and rest[0] in SUBSTRATE) and _is_module(each):
+            if top == package and rest and not _is_substrate(each) and _is_module(each):
                 yield each
+
+
+def _is_substrate(name: str) -> bool:
+    top, room, *_ = name.split(".")
+    return top == "pomona" and room in SUBSTRATE and not name.startswith(PLANTED)
 
 
 def _is_module(name: str) -> bool:

@@ -69,8 +69,8 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """An experiment on one claim.
+class Experiment:
+    """What is said about an experiment on one claim before it is run.
 
     Attributes:
         slug: of the system in the catalog.
@@ -78,8 +78,7 @@ class Card:
         equal: what is the same in all arms (tokens, FLOPs, bits, tuning).
         rule: which outcome leads to which verdict, in words; `judge` is the same in code.
         metrics: what is measured, the decisive one first.
-        arms: the recipes at a scale, by name.
-        measure: the metrics of one arm at one seed, from everything that its recipe made, by label.
+        arms: what is compared at a scale, by name.
         judge: the verdict on the finished table.
         seeds: how many are run unless asked otherwise.
     """
@@ -90,13 +89,23 @@ class Card:
     rule: str
     metrics: tuple[Metric, ...]
     arms: Callable[[Scale], Mapping[str, Arm]]
-    measure: Callable[[Mapping[str, Artefact]], Mapping[str, float]]
     judge: Callable[[Table], Verdict]
     seeds: int = 3
 
     def metric(self, name: str) -> Metric:
         """The metric of that name."""
         return next(metric for metric in self.metrics if metric.name == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(Experiment):
+    """An experiment whose arms are recipes.
+
+    Attributes:
+        measure: the metrics of one arm at one seed, from everything that its recipe made, by label.
+    """
+
+    measure: Callable[[Mapping[str, Artefact]], Mapping[str, float]]
 
 
 def module_of(slug: str) -> str:
@@ -109,7 +118,7 @@ def has_card(slug: str) -> bool:
     return source_file(module_of(slug)) is not None
 
 
-def card_of(slug: str) -> Card:
+def card_of(slug: str) -> Experiment:
     """The card of a system. Raises `ConfigError` when the catalog does not know it, or it has none."""
     row = find(slug)
     if not has_card(row.slug):
@@ -118,5 +127,5 @@ def card_of(slug: str) -> Card:
             needs=f"CARD in {module_of(row.slug)}",
             do="`pomona evidence status` lists the systems that have one",
         )
-    card: Card = import_module(module_of(row.slug)).CARD
+    card: Experiment = import_module(module_of(row.slug)).CARD
     return card

@@ -1,6 +1,6 @@
 """Cards whose arms are no recipes: a tool is put to the test on what is planted for it, anew for every seed.
 
-`Card` and its arms stay as they are; a direct card says how an arm is carried out with a seed. What came out of each
+A direct card says how an arm is carried out with a seed. What came out of each
 arm and seed is kept with the fingerprint of the code, so that an interrupted experiment continues.
 """
 
@@ -11,21 +11,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pomona.evidence.card import Card, Scale
+from pomona.evidence.card import Experiment, Scale
 from pomona.evidence.table import Trial
 from pomona.evidence.trials import folder_name, rotated
 from pomona.ground.console import say
 from pomona.ground.files import read_json, write_json
 
 
-def _no_recipe(made: Mapping[str, Any]) -> Mapping[str, float]:
-    raise NotImplementedError("a direct card measures in `attempt`")
-
-
 @dataclass(frozen=True, kw_only=True)
-class DirectCard(Card):
+class DirectCard(Experiment):
     """An experiment whose arms are functions of the seed.
 
     Attributes:
@@ -33,7 +28,6 @@ class DirectCard(Card):
     """
 
     attempt: Callable[[Scale, str, int, Path], Mapping[str, float]]
-    measure: Callable[[Mapping[str, Any]], Mapping[str, float]] = _no_recipe
 
 
 def run_direct(card: DirectCard, scale: Scale, seeds: Sequence[int], work: Path, code: str) -> tuple[Trial, ...]:

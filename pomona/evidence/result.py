@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pomona.catalog.fingerprint import fingerprint
-from pomona.evidence.card import SCALES, Card, Scale, Verdict, card_of, has_card
+from pomona.evidence.card import SCALES, Experiment, Scale, Verdict, card_of, has_card
 from pomona.evidence.table import Table, Trial, trial_from_dict
 from pomona.ground.errors import DamagedArtefact
 from pomona.ground.files import content_hash, read_json, write_json
@@ -109,7 +109,7 @@ def results_of(slug: str, folder: Path = RESULTS) -> list[Result]:
     return [read_result(file) for scale in SCALES if (file := file_of(slug, scale, folder)).is_file()]
 
 
-def described(card: Card, scale: Scale) -> dict[str, Any]:
+def described(card: Experiment, scale: Scale) -> dict[str, Any]:
     """What a result repeats of its card."""
     return {
         "slug": card.slug,
@@ -122,7 +122,7 @@ def described(card: Card, scale: Scale) -> dict[str, Any]:
     }
 
 
-def arms_of(card: Card, scale: Scale) -> dict[str, Any]:
+def arms_of(card: Experiment, scale: Scale) -> dict[str, Any]:
     """The arms of a card as they are written: plain values."""
     plain: dict[str, Any] = json.loads(json.dumps({name: asdict(arm) for name, arm in card.arms(scale).items()}))
     return plain

@@ -10,7 +10,7 @@ from pathlib import Path
 from pomona.catalog.fingerprint import fingerprint
 from pomona.catalog.listing import Row, find, rows
 from pomona.catalog.listing import module_of as method_of
-from pomona.evidence.card import SCALES, Card, Scale, Stages, Verdict, card_of, has_card, module_of
+from pomona.evidence.card import SCALES, Card, Experiment, Scale, Stages, Verdict, card_of, has_card, module_of
 from pomona.evidence.code import code_of, compared
 from pomona.evidence.direct import DirectCard, run_direct
 from pomona.evidence.result import RESULTS, Result, State, described, results_of, sealed, write_result
@@ -50,7 +50,7 @@ def run_evidence(
     return run_card(card, scale, seeds or card.seeds, work=work, results=results)
 
 
-def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path) -> Result:
+def run_card(card: Experiment, scale: Scale, seeds: int, *, work: Path, results: Path) -> Result:
     """`run_evidence` of a card at hand."""
     arms = card.arms(scale)
     modules = measured(card, {name: arm.stages for name, arm in arms.items()})
@@ -59,6 +59,7 @@ def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path)
     if isinstance(card, DirectCard):
         trials = run_direct(card, scale, range(seeds), work, code)
     else:
+        assert isinstance(card, Card)
         trials = run_trials(
             f"{card.slug}.{scale}",
             {name: arm.stages for name, arm in arms.items()},
@@ -85,7 +86,7 @@ def run_card(card: Card, scale: Scale, seeds: int, *, work: Path, results: Path)
     return result
 
 
-def measured(card: Card, arms: Mapping[str, Stages]) -> set[str]:
+def measured(card: Experiment, arms: Mapping[str, Stages]) -> set[str]:
     """The modules that a result is about: the card, its method, and what the arms are compared by."""
     recipes = {name: load({"name": card.slug, "stages": list(stages)}) for name, stages in arms.items() if stages}
     found = compared({name: recipe.stages for name, recipe in recipes.items()}) if recipes else set()

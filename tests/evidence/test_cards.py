@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pomona.catalog import find, rows
-from pomona.evidence.card import SCALES, Card, card_of, has_card
+from pomona.evidence.card import SCALES, Experiment, card_of, has_card
 from pomona.evidence.direct import DirectCard
 from pomona.evidence.result import results_of
 from pomona.evidence.table import Table, Trial
@@ -17,11 +17,11 @@ SLUGS = [row.slug for row in rows() if has_card(row.slug)]
 
 
 @pytest.fixture(params=SLUGS)
-def card(request: pytest.FixtureRequest) -> Card:
+def card(request: pytest.FixtureRequest) -> Experiment:
     return card_of(request.param)
 
 
-def flat(card: Card) -> Table:
+def flat(card: Experiment) -> Table:
     """A table in which no arm differs from another, but for their seeds."""
     curve = ((0.5, 0.5, 2.0), (1.0, 1.0, 1.0))
     return Table(
@@ -33,7 +33,7 @@ def flat(card: Card) -> Table:
     )
 
 
-def test_arms_are_recipes(card: Card) -> None:
+def test_arms_are_recipes(card: Experiment) -> None:
     """Catches a misspelt key, a parameter out of range, and arms that are not tuned alike, at every scale."""
     for scale in SCALES:
         arms = card.arms(scale)
@@ -46,12 +46,12 @@ def test_arms_are_recipes(card: Card) -> None:
         check_tuning(recipes)
 
 
-def test_nothing_is_found_where_nothing_differs(card: Card) -> None:
+def test_nothing_is_found_where_nothing_differs(card: Experiment) -> None:
     """Catches a rule that calls equal arms a success."""
     assert card.judge(flat(card)).status != "reproduced"
 
 
-def test_cards_say_what_they_must(card: Card) -> None:
+def test_cards_say_what_they_must(card: Experiment) -> None:
     """Catches an empty field, a slug of another system, and a rule without its verdict."""
     assert find(card.slug).slug == card.slug and card.seeds >= 3
     assert all(len(text) > 20 and text.endswith(".") for text in (card.claim, card.equal, card.rule))

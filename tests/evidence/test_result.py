@@ -92,3 +92,5 @@ def test_the_substrate_is_left_out() -> None:
     found = fingerprint.reached(["pomona.quantization.gptq"])
     assert "pomona.quantization.solver" in found and "pomona.quantization.cholesky" in found
     assert not any(name.startswith(("pomona.anatomy", "pomona.engine", "pomona.ground")) for name in found)
+    found = fingerprint.reached(["pomona.evidence.cards.ptmtorrent"])
+    assert "pomona.evidence.planted" in found and "pomona.evidence.table" not in found
