@@ -125,12 +125,16 @@ class Weight:
         """The canonical tensor, detached: (outputs, inputs) of a linear map. It may share memory; do not edit it."""
         return self.canonical(self.parameter.detach())
 
-    @torch.no_grad()
     def write_(self, values: Tensor) -> None:
         """Replace the entries by `values` (canonical shape; any float dtype, converted to the parameter's own)."""
+        self.put_(self.parameter, values)
+
+    @torch.no_grad()
+    def put_(self, stored: Tensor, values: Tensor) -> None:
+        """Write `values` (canonical shape) where this weight lies in a tensor that lies as the parameter does."""
         if tuple(values.shape) != self.shape:
             raise ValueError(f"{self.role} has shape {self.shape}, not {tuple(values.shape)}")
-        split = self.parameter if self.folded else self._split(self.parameter)
+        split = stored if self.folded else self._split(stored)
         split.copy_(values.reshape(split.shape))
 
     def canonical(self, stored: Tensor) -> Tensor:

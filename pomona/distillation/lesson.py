@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,8 +24,8 @@ class DistillationConfig(MethodConfig):
     looks_inside: ClassVar[bool] = False
     """Whether it taps the forward pass, whose blocks must not be compiled then."""
 
-    exact: ClassVar[bool] = True
-    """Whether a student that is a copy of the teacher has nothing left to learn."""
+    exactly: ClassVar[Mapping[str, Any]] = {}
+    """Parameters with which a student that is a copy of the teacher has nothing left to learn."""
     rows_are_independent: ClassVar[bool] = True
     """Whether the loss of a batch is the sum of those of its rows."""
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import pomona
+from pomona.catalog import MethodOf
 from pomona.data import TokenStream
 from pomona.ground.errors import ConfigError, TrainingStopped
 from pomona.ground.files import read_json
@@ -19,6 +20,7 @@ from pomona.stages import Run, call, load, run
 from pomona.stages.base import ledger_flops
 from pomona.stages.runner import prepare
 from pomona.stages.store import Store
+from pomona.stages.train import restarted
 from tests.stages.test_prune import MODEL
 
 SMALL = {**MODEL, "num_hidden_layers": 1}
@@ -44,6 +46,16 @@ def school(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     stages = [
         {"distil": {"name": "student", "model": SMALL, "sweep": sweep, **TRAINING}},
         {"distil": {"name": "older", "teacher": "teacher", "from": "student", "temperature": 2.0, **TRAINING}},
+        {
+            "distil": {
+                "name": "ternary",
+                "teacher": "older",
+                "method": "teacher-intervention",
+                "intervention_steps": 3,
+                "activation_bits": 8,
+                **TRAINING,
+            }
+        },
         {"examine": {"models": ["teacher", "older"], "tokens": 256, "seq_length": 32, "decode_tokens": 2}},
         {"export": {"from": "older", "title": "student"}},
         "report",
@@ -67,6 +79,18 @@ def test_a_student_is_a_model_like_any_other(school: Run) -> None:
     assert school["student"].facts["quality"]["bits_per_byte"] > 0, "judged on text, not by the distance to the teacher"
 
 
+def test_a_copy_of_the_teacher_is_taught_in_two_steps(school: Run) -> None:
+    """Catches a student that is not the teacher's copy, ternary weights that are lost when it is saved, and a rate that
+    does not begin anew."""
+    weights = load_file(school["ternary"].folder / "model.safetensors")
+    assert len(weights["model.layers.0.mlp.up_proj.weight"].unique()) == 3
+    facts = school["ternary"].facts
+    assert facts["ternary"]["activation_bits"] == 8 and facts["parameters"] == school["older"].facts["parameters"]
+    assert facts["read"]["runs"] == [[6, 4, 32]] * 3
+    share = restarted(MethodOf("schedule").validate("warmup-cosine"), (3,), 6)
+    assert share(0) == share(3) and share(1) == share(4) and share(2) == share(5)
+
+
 def test_what_is_written_down(school: Run) -> None:
     """Catches a teacher that is free, one that is not named, and a method that is not recorded."""
     facts, costs = school["student"].facts, school["student"].ledger()["purposes"]
@@ -77,7 +101,7 @@ def test_what_is_written_down(school: Run) -> None:
     # The teacher has twice the blocks and only runs forward, a third of a training step.
     assert 0.4 < costs["teacher"]["flops"] / costs["train"]["flops"] < 0.8
     (arm, *_) = read_json(school["report"].folder / "report.json")["arms"]
-    assert [stage["name"] for stage in arm["stages"]] == ["teacher", "student", "older"]
+    assert [stage["name"] for stage in arm["stages"]] == ["teacher", "student", "older", "ternary"]
     assert arm["stages"][1]["facts"]["note"].startswith("kd from teacher")
 
 
