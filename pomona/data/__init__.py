@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pomona.data.documents import Document
     from pomona.data.encode import make_tokens
     from pomona.data.mixture import Mixture
+    from pomona.data.packed import PackedStream, PackedWindows
     from pomona.data.readers import read_source
     from pomona.data.sources import fingerprint
     from pomona.data.stream import Batch, TokenStream, validation_batches
@@ -27,6 +28,8 @@ __getattr__ = names_from(
         "CorpusConfig": "config",
         "Document": "documents",
         "Mixture": "mixture",
+        "PackedStream": "packed",
+        "PackedWindows": "packed",
         "SourceConfig": "config",
         "Split": "tokens",
         "TokenStream": "stream",
@@ -48,6 +51,8 @@ __all__ = [
     "CorpusConfig",
     "Document",
     "Mixture",
+    "PackedStream",
+    "PackedWindows",
     "SourceConfig",
     "Split",
     "TokenStream",

@@ -72,6 +72,12 @@ class Corpus:
             texts: list[str] = table.read_row_group(group, columns=["text"], use_threads=False)["text"].to_pylist()
         return texts
 
+    def metadata(self, split: str) -> pa.Table:
+        """What is known about each document, in order: one column `metadata` of names and values."""
+        from pyarrow import parquet
+
+        return parquet.read_table(self._path(split), columns=["metadata"])
+
     def group_bytes(self, split: str) -> list[int]:
         """About how many bytes of text each row group holds."""
         with self._table(split) as table:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pomona.data.shards import SUFFIX, ShardFacts, read_facts, token_type, write_shard
 from pomona.data.tokenizer import end_of_document, token_bytes, tokenizer_hash, vocabulary_size
-from pomona.data.tokens import SPLITS, Tokens
+from pomona.data.tokens import SPLITS, Tokens, metadata_file
 from pomona.data.workers import default_workers
 from pomona.ground.console import progress_bar
 from pomona.ground.errors import ConfigError, DamagedArtefact
@@ -101,7 +101,7 @@ def make_tokens(
                 shards[split].append(facts)
                 bar.advance(task)
         with storage_errors(unfinished):
-            _finish(unfinished, folder, tokenizer, {**plan, "vocab_size": vocab_size}, shards)
+            _finish(unfinished, folder, corpus, tokenizer, {**plan, "vocab_size": vocab_size}, shards)
     return Tokens.open(folder)
 
 
@@ -117,12 +117,17 @@ def _is_made(folder: Path, plan: dict[str, Any]) -> bool:
 def _finish(
     unfinished: Path,
     folder: Path,
+    corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     facts: dict[str, Any],
     shards: dict[str, list[ShardFacts]],
 ) -> None:
+    from pyarrow import parquet
+
     tokenizer.save_pretrained(unfinished / "tokenizer")
     token_bytes(tokenizer).astype("<i4").tofile(unfinished / "token_bytes.i32")
+    for split in SPLITS:
+        parquet.write_table(corpus.metadata(split), unfinished / metadata_file(split))
     named = {facts.name for split in shards.values() for facts in split}
     for stray in unfinished.glob("*" + SUFFIX):
         if stray.name not in named:

@@ -11,13 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pomona.data.shards import Shard, ShardFacts, damaged, token_type
-from pomona.ground.errors import ConfigError, DataError
+from pomona.ground.errors import ConfigError, DataError, did_you_mean
 from pomona.ground.files import read_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SPLITS = ("train", "validation")
+
+
+def metadata_file(split: str) -> str:
+    """Where a folder of tokens keeps what is known about the documents of a split."""
+    return f"{split}-metadata.parquet"
 
 
 class TokenArray:
@@ -181,6 +186,33 @@ class Tokens:
 
         tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
         return tokenizer
+
+    def metadata(self, split: str, column: str) -> list[str | None]:
+        """What is known about each document of a split under one name, in order; None where nothing is.
+
+        Raises:
+            DataError: no document has it, or the tokens were made before it was kept.
+        """
+        from pyarrow import parquet
+
+        path = self.folder / metadata_file(split)
+        if not path.is_file():
+            raise DataError(
+                "these tokens do not know where their documents come from",
+                where=str(self.folder),
+                found="tokens of an earlier version, or a selection",
+                do="tokenize the corpus again in another folder",
+            )
+        known = [dict(each) for each in parquet.read_table(path)["metadata"].to_pylist()]
+        if not any(column in each for each in known):
+            names = sorted({name for each in known for name in each})
+            raise DataError(
+                f"no document of the {split} split has {column!r}",
+                where=str(self.folder),
+                found=", ".join(names) or "no metadata",
+                do=did_you_mean(column, names),
+            )
+        return [each.get(column) for each in known]
 
     def verify(self) -> None:
         """Compare every shard with its checksum. Raises `DamagedArtefact` naming each damaged one."""

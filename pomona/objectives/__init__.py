@@ -5,6 +5,7 @@ from __future__ import annotations
 from pomona.objectives.electra import Electra, ElectraConfig
 from pomona.objectives.masked_lm import MaskedLm, MaskedLmConfig
 from pomona.objectives.meap import Meap, MeapConfig
+from pomona.objectives.meco import Meco, MecoConfig
 from pomona.objectives.next_token import NextToken, NextTokenConfig
 from pomona.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
 
@@ -15,6 +16,8 @@ __all__ = [
     "MaskedLmConfig",
     "Meap",
     "MeapConfig",
+    "Meco",
+    "MecoConfig",
     "NextToken",
     "NextTokenConfig",
     "SpanCorruption",

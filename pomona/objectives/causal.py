@@ -11,11 +11,13 @@ from pomona.objectives.documents import positions_within, require_document_masks
 def shifted(batch: Batch) -> Batch:
     """`input_ids` and `labels` (B, T) of `tokens` (B, T+1): the label of a position is the token after it.
 
-    Where there are `documents` the first token of each, of which nothing is known, is not counted, and `position_ids`
-    start anew.
+    What is `given` (B, T+1) is not counted. Where there are `documents` the first token of each, of which nothing is
+    known, is not counted either, and `position_ids` start anew.
     """
     tokens = batch["tokens"]
     made = {"input_ids": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
+    if "given" in batch:
+        made["labels"] = made["labels"].masked_fill(batch["given"][:, 1:], IGNORED)
     documents = batch.get("documents")
     if documents is not None:
         made["labels"] = made["labels"].masked_fill(starts_of(documents)[:, 1:], IGNORED)

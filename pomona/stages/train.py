@@ -24,6 +24,7 @@ from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
 from pomona.ground.files import read_json, write_json
 from pomona.ground.ranks import from_main, world_size
+from pomona.objectives.reading import ReadingMethod
 from pomona.sparsity import fixed_zeros
 from pomona.stages import main_line
 from pomona.stages.base import Artefact, Job, Made
@@ -83,6 +84,9 @@ def train(
     if stage.sweep is not None:
         rate, facts["sweep"] = choose_rate(stage, job, steps, sweep)
         optimizer_config = with_rate(optimizer_config, rate)
+    if isinstance(stage.objective, ReadingMethod):
+        stream = reading(stage, stage.objective, tokens, steps, job.seed)
+        stream = Numbered(stream) if isinstance(objective, Lesson) else stream
     optimizer = optimizer_config.build(body, total_steps=steps)  # type: ignore[attr-defined]
     schedule = main_line.build(stage.schedule, line, steps)
     restarts = objective.restarts(steps) if isinstance(objective, Lesson) else ()
@@ -236,6 +240,18 @@ def continued(tokens: Tokens, stage: TrainingStage, seed: int, earlier: Read) ->
         respect_documents=stage.respect_documents,
     )
     return Later(stream, ends[-1]) if ends else stream
+
+
+def reading(stage: TrainingStage, objective: ReadingMethod, tokens: Tokens, steps: int, seed: int) -> Stream:
+    """The stream of an objective that decides itself what is read; it begins anew, whatever earlier runs have read."""
+    return objective.stream(
+        tokens,
+        steps=steps,
+        batch_size=stage.batch_size,
+        seq_length=stage.seq_length,
+        seed=seed,
+        world_size=world_size(),
+    )
 
 
 def held_out(tokens: Tokens, stage: TrainingStage) -> Sequence[Batch]:

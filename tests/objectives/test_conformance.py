@@ -288,6 +288,7 @@ CAUSAL, ENCODERS, PAIRS = {"llama", "gpt2"}, {"bert", "roberta", "electra"}, {"t
 TAKEN = {
     "next-token": CAUSAL,
     "meap": CAUSAL,
+    "meco": CAUSAL,
     "masked-lm": ENCODERS,
     "electra": {*ENCODERS, "discriminator"},
     "span-corruption": PAIRS,

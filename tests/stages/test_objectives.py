@@ -18,7 +18,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from pomona.ground.errors import ConfigError
+from pomona.ground.errors import ConfigError, DataError
 from pomona.stages import Run, load, run
 from pomona.stages.runner import prepare
 from pomona.stages.store import Store
@@ -217,3 +217,16 @@ def test_an_encoder_learns_what_was_replaced(shape: str, texts: Path, tmp_path: 
             run(values, out=tmp_path / "runs")
     else:
         assert run(values, out=tmp_path / "runs")["quantize"].facts["quality"]["nats_per_token"] > 0
+
+
+def test_metadata_goes_through_the_stages(texts: Path, tmp_path: Path) -> None:
+    """Catches tokens that forget where documents come from, a stage that reads them in its own order, and a name that
+    no document has being found out after training."""
+    llama = {"shape": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    meco = {"method": "meco", "column": "source", "part": "hashed", "template": "{value}\n"}
+    made = run(recipe(texts, {}, {"model": llama, "objective": meco, "steps": 10}), out=tmp_path / "runs")
+    facts = made["pretrain"].facts
+    assert facts["objective"]["method"] == "meco" and facts["steps"] == 10 and facts["quality"]["bits_per_byte"] > 0
+    wrong = {**meco, "column": "url"}
+    with pytest.raises(DataError, match="no document of the train split has 'url'"):
+        run(recipe(texts, {}, {"model": llama, "objective": wrong, "steps": 10}), out=tmp_path / "runs")
