@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pomona.evidence.card import Scale
@@ -84,3 +84,16 @@ def base_lm(scale: Scale, model: Mapping[str, Any] | None = None, *, each_seed: 
     own = {} if each_seed else {"seed": DATA_SEED}
     stage = {"name": "base", "model": dict(model or llama(scale)), "optimizer": muon, **own}
     return [*docs(scale), {"pretrain": {**stage, "schedule": "warmup-stable-decay", **training(scale, 1.0e6)}}]
+
+
+def labelled(stages: Sequence[Any], label: str) -> list[Any]:
+    """The same recipe, made once for all arms, whose first stage bears a label: what is measured differs, not what is
+    made. `label in made` tells an arm from the others."""
+    (verb, values), *rest = stages[0].items()
+    assert not rest
+    return [{verb: {**values, "name": label}}, *stages[1:]]
+
+
+def number_of(made: Mapping[str, Any]) -> int:
+    """A number that differs from seed to seed, for what a measurement itself draws."""
+    return int(made["base"].hash, 16) % 2**31

@@ -1,7 +1,6 @@
 """The compiled decoding step: builds `step.cpp` once per machine and calls it.
 
-The library is kept in the user's cache folder under a name that holds the source, the compiler, the flags and the
-processor, so that a changed source or another machine builds its own. Building takes a few seconds, loading none.
+Building takes a few seconds, once per machine (`ground.kernels`); loading takes none.
 """
 
 from __future__ import annotations
@@ -9,11 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
-import os
-import platform
-import shutil
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -24,24 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pomona.ground.console import say
-from pomona.ground.errors import StorageError
-from pomona.ground.files import atomic_file, content_hash
+from pomona.ground.kernels import NoKernel, build
 from pomona.runtime.packed import PackedWeight
 
 SOURCE = Path(__file__).with_name("step.cpp")
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-march=native",
-    "-fopenmp",
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fPIC",
-    "-shared",
-    "-w",
-)
 CHUNK, WORD = 128, 8
 """Columns of a packed row that step.cpp reads at once, and columns to a 32-bit word."""
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
@@ -52,57 +32,13 @@ class NoNativeStep(Exception):
     """Why the compiled step cannot be used here; the caller falls back to the model's own forward and says so."""
 
 
-def cache_folder() -> Path:
-    """Where built libraries are kept: $POMONA_CACHE, else pomona in the user's cache folder."""
-    chosen = os.environ.get("POMONA_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pomona"
-
-
-def _compiler() -> str:
-    """A C++ compiler. Raises `NoNativeStep` when there is none."""
-    wanted = [os.environ.get("CXX"), "g++", "c++", "clang++"]
-    found = next((path for name in wanted if name and (path := shutil.which(name))), None)
-    if found is None:
-        raise NoNativeStep("no C++ compiler was found (install g++ for faster decoding)")
-    return found
-
-
-def _processor() -> str:
-    """What the compiler's -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    kept = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.split("\t")[0].strip() in kept}))
-
-
 @cache
 def library() -> ctypes.CDLL:
     """The compiled step, built now if it is not in the cache. Raises `NoNativeStep`."""
-    compiler = _compiler()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    source = SOURCE.read_text(encoding="utf-8")
-    key = content_hash([source, version, FLAGS, _processor()])
-    path = cache_folder() / "kernels" / f"step-{key}.so"
-    if not path.exists():
-        started = time.perf_counter()
-        try:
-            with atomic_file(path) as part:
-                built = subprocess.run(
-                    [compiler, *FLAGS, "-o", str(part), str(SOURCE)], capture_output=True, text=True, check=False
-                )
-                if built.returncode != 0:
-                    raise NoNativeStep(f"{compiler} could not build the decoding step: {built.stderr.strip()[-400:]}")
-        except (OSError, StorageError) as error:
-            raise NoNativeStep(f"the decoding step could not be kept in {path.parent}: {error}") from error
-        say(f"[dim]built the decoding step for this processor in {time.perf_counter() - started:.1f} s[/]")
     try:
-        loaded = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise NoNativeStep(f"the decoding step could not be loaded: {error}") from error
+        loaded = build(SOURCE)
+    except NoKernel as error:
+        raise NoNativeStep(str(error)) from error
     loaded.pomona_layout.restype = ctypes.c_int32
     loaded.pomona_workspace.restype = ctypes.c_void_p
     loaded.pomona_free.argtypes = [ctypes.c_void_p]

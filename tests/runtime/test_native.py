@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pomona.ground import kernels
 from pomona.runtime import native
 from pomona.runtime.native import (
     BlockPlan,
@@ -286,7 +287,7 @@ def test_a_tied_head_is_held_once() -> None:
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches: a traceback where a slower way exists."""
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
     native.library.cache_clear()
     try:
         with pytest.raises(NoNativeStep, match="g\\+\\+"):
