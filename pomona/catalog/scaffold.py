@@ -119,7 +119,20 @@ MOULDS: dict[Kind, Mould] = {
     ),
     "continual": replace(APPLY, room="continual"),
     "selection": replace(APPLY, room="selection"),
-    "accelerator": replace(APPLY, room="runtime"),
+    "accelerator": Mould(
+        "runtime",
+        (
+            "check(self, body: Anatomy) -> None",
+            "attach(self, model: Any) -> AbstractContextManager[Any]",
+            "unlimited(self) -> Self",
+        ),
+        {
+            "contextlib": "AbstractContextManager",
+            "typing": "Any, Self",
+            "pomona.anatomy": "Anatomy",
+        },
+        base="pomona.runtime.accelerator:AcceleratorConfig",
+    ),
     "probe": replace(APPLY, room="examination"),
     "attack": replace(APPLY, room="examination"),
     "benchmark": replace(APPLY, room="examination"),
