@@ -18,7 +18,7 @@ from itertools import product
 
 FACTS = 4
 """Planted in a text, at even depths."""
-FILLER = 8
+FILLER = 4
 """Words of the text around them."""
 SYLLABLES = tuple("".join(letters) for letters in product("bdfgklmnprstvz", "aeiou", "lmnprstx"))
 KEYS, VALUES = SYLLABLES[::31][:16], SYLLABLES[15::31][:16]

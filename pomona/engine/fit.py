@@ -326,17 +326,18 @@ class _Step(nn.Module):
 
 
 class _FlopsByLength:
-    """FLOPs of a micro-batch, measured once for each sequence length."""
+    """FLOPs of a micro-batch, measured once for each length of sequences and of their labels."""
 
     def __init__(self, body: Anatomy, objective: Objective) -> None:
         self._body, self._objective = body, objective
-        self._known: dict[int, float] = {}
+        self._known: dict[tuple[int, int], float] = {}
 
     def of(self, batch: Batch) -> float:
         rows, length = batch["input_ids"].shape
-        if length not in self._known:
-            self._known[length] = measure_flops(self._body, self._objective, batch)
-        return self._known[length] * rows
+        lengths = length, batch["labels"].shape[1]
+        if lengths not in self._known:
+            self._known[lengths] = measure_flops(self._body, self._objective, batch)
+        return self._known[lengths] * rows
 
 
 def _accumulate(

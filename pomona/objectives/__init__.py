@@ -8,6 +8,7 @@ from pomona.objectives.meap import Meap, MeapConfig
 from pomona.objectives.meco import Meco, MecoConfig
 from pomona.objectives.next_token import NextToken, NextTokenConfig
 from pomona.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
+from pomona.objectives.ul2 import Ul2, Ul2Config
 
 __all__ = [
     "Electra",
@@ -22,4 +23,6 @@ __all__ = [
     "NextTokenConfig",
     "SpanCorruption",
     "SpanCorruptionConfig",
+    "Ul2",
+    "Ul2Config",
 ]

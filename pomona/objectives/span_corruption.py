@@ -20,14 +20,21 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from pomona.anatomy import Anatomy
-from pomona.data.tokenizer import sentinel
 from pomona.engine.head_loss import head_loss
 from pomona.engine.protocols import IGNORED, Batch, Loss
-from pomona.ground.errors import ConfigError, UnsupportedModel
 from pomona.objectives.config import ObjectiveConfig
+from pomona.objectives.spans import (
+    cut_out,
+    random_spans,
+    refuse_documents,
+    require_decoder_start,
+    require_sentinels,
+    sentinels_of,
+    shift_right,
+    span_counts,
+)
 
 
 class SpanCorruptionConfig(ObjectiveConfig):
@@ -46,20 +53,8 @@ class SpanCorruptionConfig(ObjectiveConfig):
         Raises:
             ConfigError: one of them is missing.
         """
-        vocabulary = tokenizer.get_vocab()
-        sentinels: list[int] = []
-        while (name := sentinel(len(sentinels))) in vocabulary:
-            sentinels.append(vocabulary[name])
-        missing = [] if sentinels else ["sentinels <extra_id_0>, <extra_id_1>, ..."]
-        if tokenizer.eos_token_id is None:
-            missing.append("an end token")
-        if missing:
-            raise ConfigError(
-                f"{self.method} needs {' and '.join(missing)}",
-                found=f"{type(tokenizer).__name__} without {'them' if len(missing) > 1 else 'it'}",
-                do="train the tokenizer with sentinels (stage tokenize: `sentinels: 100`), or take one that has them",
-            )
-        return SpanCorruption(self, sentinels=tuple(sentinels), end_id=tokenizer.eos_token_id)
+        sentinels, end_id = sentinels_of(tokenizer, self.method)
+        return SpanCorruption(self, sentinels=sentinels, end_id=end_id)
 
 
 class SpanCorruption:
@@ -87,44 +82,19 @@ class SpanCorruption:
         Raises:
             ConfigError: more spans than sentinels, or the stream marks documents.
         """
-        if "documents" in batch:
-            raise ConfigError(
-                f"{self.name} does not keep packed documents apart",
-                needs="a stream that does not mark documents",
-                do="set respect_documents to false",
-            )
+        refuse_documents(batch, self.name)
         tokens = batch["tokens"][:, :-1]
         rows, length = tokens.shape
         noise, spans = span_counts(length, density=self.config.density, mean_span=self.config.mean_span)
-        if spans > len(self.sentinels):
-            raise ConfigError(
-                f"{self.name} needs a sentinel for each span",
-                needs=f"{spans} sentinels for {length} tokens",
-                found=f"{len(self.sentinels)}",
-                do="shorten seq_length, lengthen mean_span, or train the tokenizer with more sentinels",
-            )
-        starts_BT, noise_BT = random_spans(rows, length, noise=noise, spans=spans, generator=generator)
-        number = starts_BT.long().cumsum(1) - 1
-        sentinel_BT = self.sentinels[number.clamp_min(0)]
-        end = torch.full((rows, 1), self.end_id, dtype=tokens.dtype)
-        # Input: the text, and one sentinel at the start of each span.
-        kept = ~noise_BT | starts_BT
-        input_ids = torch.where(starts_BT, sentinel_BT, tokens)[kept].view(rows, length - noise + spans)
-        # Target: each span after its sentinel. Write sentinel and token as pairs and keep what belongs there.
-        pairs = torch.stack([sentinel_BT, tokens], dim=2).flatten(1)
-        target = pairs[torch.stack([starts_BT, noise_BT], dim=2).flatten(1)].view(rows, noise + spans)
-        return {"input_ids": torch.cat([input_ids, end], dim=1), "labels": torch.cat([target, end], dim=1)}
+        require_sentinels(spans, length, self.sentinels, self.name)
+        starts, hidden = random_spans(rows, length, noise=noise, spans=spans, generator=generator)
+        inputs, labels = cut_out(tokens, starts, hidden, self.sentinels, self.end_id)
+        return {"input_ids": inputs, "labels": labels}
 
     def check(self, body: Anatomy) -> None:
         """Raise `UnsupportedModel` unless the model is an encoder-decoder that says how its decoder starts."""
         body.require("encoder_decoder", "head", method=self.name)
-        if getattr(body.config, "decoder_start_token_id", None) is None:
-            raise UnsupportedModel(
-                f"{self.name} cannot start the decoder of {type(body.model).__name__}",
-                needs="config.decoder_start_token_id",
-                found="None",
-                do="set it, for T5 to the padding token's id",
-            )
+        require_decoder_start(body, self.name)
 
     def inputs(self, body: Anatomy, batch: Batch) -> Batch:
         """What the model is given of a prepared batch: the corrupted text, and the target one place later."""
@@ -141,47 +111,3 @@ class SpanCorruption:
         labels = batch["labels"]
         total, correct = head_loss(body, body.hidden(**self.inputs(body, batch)), labels, batch.get("draws"))
         return Loss(total, (labels != IGNORED).sum(), correct)
-
-
-def span_counts(length: int, *, density: float, mean_span: float) -> tuple[int, int]:
-    """(noise tokens, spans) of a window of `length` tokens; at least one of each, and one token that is not noise.
-
-    Example:
-        >>> span_counts(100, density=0.15, mean_span=3.0)
-        (15, 5)
-    """
-    if length < 2:
-        raise ConfigError("span-corruption needs windows of at least 2 tokens", found=f"{length}")
-    noise = min(max(round(length * density), 1), length - 1)
-    spans = min(max(round(noise / mean_span), 1), noise, length - noise)
-    return noise, spans
-
-
-def random_spans(
-    rows: int, length: int, *, noise: int, spans: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """(starts, noise), both (rows, length) bool: first tokens of noise spans, and all their tokens.
-
-    Text and noise are each cut into `spans` parts of at least one token, all cuts being equally likely; text comes
-    first and noise last, as in the authors' pipeline.
-    """
-    text_lengths = _random_parts(rows, length - noise, spans, generator)
-    noise_lengths = _random_parts(rows, noise, spans, generator)
-    ends = (text_lengths + noise_lengths).cumsum(1)
-    starts = torch.zeros(rows, length, dtype=torch.bool).scatter_(1, ends - noise_lengths, True)
-    change = torch.zeros(rows, length + 1, dtype=torch.int64)
-    change.scatter_add_(1, ends - noise_lengths, torch.ones_like(ends)).scatter_add_(1, ends, -torch.ones_like(ends))
-    return starts, change.cumsum(1)[:, :length].bool()
-
-
-def _random_parts(rows: int, items: int, parts: int, generator: torch.Generator) -> Tensor:
-    """(rows, parts) int64 lengths >= 1 that sum to `items`."""
-    cuts = torch.rand(rows, items - 1, generator=generator).argsort(dim=1)[:, : parts - 1].sort(dim=1).values + 1
-    edges = torch.cat([torch.zeros(rows, 1, dtype=torch.int64), cuts, torch.full((rows, 1), items)], dim=1)
-    return edges.diff(dim=1)
-
-
-def shift_right(labels_BT: Tensor, start_id: int) -> Tensor:
-    """The decoder's input: the target one place later, after the start token."""
-    start = torch.full_like(labels_BT[:, :1], start_id)
-    return torch.cat([start, labels_BT[:, :-1]], dim=1)

@@ -40,7 +40,7 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=slug_of)
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A vocabulary with every special token that an objective may ask for; 16 of them, then words."""
-    specials = ["<pad>", "<eos>", "<mask>", "<unk>", *(f"<extra_id_{n}>" for n in range(12))]
+    specials = ["<pad>", "<eos>", "<mask>", "<unk>", *(f"<extra_id_{n}>" for n in range(9)), "[R]", "[S]", "[X]"]
     words = specials + [f"{'Ġ' if n % 3 else ''}w{n}" for n in range(VOCABULARY - len(specials))]
     model = models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
     return PreTrainedTokenizerFast(
@@ -144,9 +144,10 @@ def test_labels(method: type[MethodConfig]) -> None:
 
 
 def scores_tokens(made: Any) -> bool:
-    """Whether the loss is the cross-entropy of the model's own head, and so has an independent implementation in
-    transformers. Objectives with networks of their own are compared with a slow reference in their own test."""
-    return not isinstance(made, AuxiliaryObjective)
+    """Whether the loss is what transformers computes from `input_ids` and `labels`. Other objectives, with networks of
+    their own or another attention, are compared with a slow reference in their own test."""
+    keys = made.prepare(batch(), seeded()).keys()
+    return not isinstance(made, AuxiliaryObjective) and keys <= {"input_ids", "labels"}
 
 
 @every_method
@@ -292,6 +293,7 @@ TAKEN = {
     "masked-lm": ENCODERS,
     "electra": {*ENCODERS, "discriminator"},
     "span-corruption": PAIRS,
+    "ul2": {*CAUSAL, *PAIRS},
 }
 """The tiny families that the objectives of this house take; that of another package says it in its own test."""
 

@@ -230,3 +230,20 @@ def test_metadata_goes_through_the_stages(texts: Path, tmp_path: Path) -> None:
     wrong = {**meco, "column": "url"}
     with pytest.raises(DataError, match="no document of the train split has 'url'"):
         run(recipe(texts, {}, {"model": llama, "objective": wrong, "steps": 10}), out=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("shape", ["llama", "t5"])
+def test_one_recipe_for_decoders_and_pairs(shape: str, texts: Path, tmp_path: Path) -> None:
+    """Catches a mixture that takes the wrong class of transformers, or that the plan and later stages do not know."""
+    llama = {"shape": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"sentinels": 8, "special_tokens": ["[R]", "[S]", "[X]"]}
+    denoisers = [{"mode": "R", "density": 0.2, "mean_span": 3}, {"mode": "S", "density": 0.25}]
+    mixture = {"method": "ul2", "denoisers": denoisers}
+    stage = {"model": llama if shape == "llama" else T5, "objective": mixture}
+    made = live(texts, tmp_path, special, stage)
+    assert made["pretrain"].facts["objective"]["denoisers"][1]["mode"] == "S"
+    assert made["quantize"].facts["objective"]["method"] == "ul2"
+    architecture = json.loads((made["export"].folder / "config.json").read_text())["architectures"]
+    assert architecture == ["LlamaForCausalLM" if shape == "llama" else "T5ForConditionalGeneration"]
+    missing = problems_of(recipe(texts, {"sentinels": 8}, stage), tmp_path / "other")
+    assert "ul2 needs a token for each mode" in missing and "special_tokens: ['[R]', '[S]', '[X]']" in missing
