@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pomona.anatomy import Anatomy
 from pomona.distillation.teacher import Teacher
-from pomona.engine.protocols import Batch, Loss, Objective, ReadingObjective
+from pomona.engine.protocols import IGNORED, Batch, Loss, Objective, PredictingObjective, ReadingObjective
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError, UnsupportedModel
 
@@ -63,7 +64,7 @@ class Lesson(ABC):
                 f"{config.method} cannot teach {getattr(task, 'name', type(task).__name__)}",
                 needs="an objective that runs the model once on inputs which the teacher can read too",
                 found="one without `inputs`",
-                do="choose next-token, masked-lm or span-corruption",
+                do="choose next-token, masked-lm or span-corruption, or a task",
             )
         self.config, self.teacher, self.task = config, teacher, task
         self.name: str = config.method
@@ -96,6 +97,13 @@ class Lesson(ABC):
     @abstractmethod
     def learn(self, body: Anatomy, batch: Batch, said: Any) -> Loss:
         """The loss of the student, summed over the counted targets, given what the teacher said."""
+
+    def predictions(self, body: Anatomy, batch: Batch) -> Tensor:
+        """(targets, outputs) logits of a model, run once."""
+        if isinstance(self.task, PredictingObjective):
+            return self.task.logits(body, batch)
+        hidden: Tensor = body.hidden(**self.task.inputs(body, batch))
+        return body.logits(hidden[batch["labels"] != IGNORED])
 
     def answers(self, batch: Batch) -> Any:
         """`ask`, wherever the batch is."""
@@ -130,10 +138,8 @@ class Lesson(ABC):
 
 def require_same_outputs(method: str, student: Anatomy, teacher: Anatomy) -> None:
     """Refuse models whose logits are about other tokens or classes, or that make none."""
-    student.require("head", method=method)
-    teacher.require("head", method=f"{method} (the teacher)")
     own, its = (0 if body.head is None else body.head.shape[0] for body in (student, teacher))
-    if own != its:
+    if own != its or not own:
         raise UnsupportedModel(
             f"{method} cannot compare predictions about different things",
             needs=f"the teacher's {its} outputs",

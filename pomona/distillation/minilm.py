@@ -118,7 +118,7 @@ class Minilm(Lesson):
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The task's inputs without corruption; every token that is no padding counts, as a row of relations."""
         made = super().prepare(batch, generator)
-        text = batch["tokens"][:, : made["input_ids"].shape[1]].contiguous()
+        text = batch["tokens"][:, : made["input_ids"].shape[1]].contiguous() if "tokens" in batch else made["input_ids"]
         padded = made.get("attention_mask")
         labels = text.clone() if padded is None else text.masked_fill(padded == 0, IGNORED)
         return {**made, "input_ids": text, "labels": labels}

@@ -44,8 +44,8 @@ from pomona.anatomy import (
     tap_stream,
 )
 from pomona.anatomy.attention_call import Effect
-from pomona.distillation.kd import soft_loss
 from pomona.distillation.lesson import DistillationConfig, Lesson, require_same_outputs
+from pomona.distillation.predictions import soft_loss
 from pomona.distillation.teacher import Teacher
 from pomona.distillation.ternary import fake_rounded, made_ternary, run_ternary, ternary
 from pomona.engine.protocols import IGNORED, Batch, Loss, Objective
@@ -231,9 +231,7 @@ class TeacherIntervention(Lesson):
                 change = _noting(noted.outputs, index, None if instead is None else instead.outputs)
                 taps.enter_context(replace_outputs(block.attention.output, change))
                 taps.enter_context(tap_state(block, lambda state, index=index: noted.states.__setitem__(index, state)))  # type: ignore[misc]
-            inputs = self.task.inputs(body, batch)
-            hidden = within(lambda: body.hidden(**inputs))
-        noted.logits = body.logits(hidden[batch["labels"] != IGNORED])
+            noted.logits = within(lambda: self.predictions(body, batch))
         return noted
 
 

@@ -8,7 +8,7 @@ from pomona.engine.guards import GuardConfig
 from pomona.engine.head_loss import head_loss, linear_cross_entropy
 from pomona.engine.ledger import Charge, Ledger
 from pomona.engine.metrics import MetricsLog, read_metrics
-from pomona.engine.protocols import IGNORED, Batch, Loss, Objective, ReadingObjective, Schedule
+from pomona.engine.protocols import IGNORED, Batch, Loss, Objective, PredictingObjective, ReadingObjective, Schedule
 
 __all__ = [
     "IGNORED",
@@ -21,6 +21,7 @@ __all__ = [
     "Loss",
     "MetricsLog",
     "Objective",
+    "PredictingObjective",
     "Quality",
     "ReadingObjective",
     "Schedule",

@@ -70,6 +70,15 @@ class ReadingObjective(Objective, Protocol):
 
 
 @runtime_checkable
+class PredictingObjective(Objective, Protocol):
+    """An objective that runs the model once on a batch and judges logits that only the model's own forward makes."""
+
+    def logits(self, body: Anatomy, batch: Batch) -> Tensor:
+        """(targets, outputs) of a prepared micro-batch, in the order of its counted labels."""
+        ...
+
+
+@runtime_checkable
 class SamplesLabels(Protocol):
     """An objective that can also score labels which the model itself draws.
 

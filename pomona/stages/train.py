@@ -206,7 +206,7 @@ class Numbered:
 
     def batch(self, step: int, rank: int = 0, *, micro_batches: int = 1) -> list[Batch]:
         made = self.stream.batch(step, rank, micro_batches=micro_batches)
-        return [{**each, "step": torch.full((len(each["tokens"]),), step)} for each in made]
+        return [{**each, "step": torch.full((len(next(iter(each.values()))),), step)} for each in made]
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,14 @@ class Classify:
         """The batch as it is: nothing in it is random."""
         return batch
 
+    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
+        """What the model is given of a batch."""
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+    def logits(self, body: Anatomy, batch: Batch) -> Tensor:
+        """(B, labels) float32, by the model's own forward."""
+        return logits_of(body, batch)
+
     def __call__(self, body: Anatomy, batch: Batch) -> Loss:
         """Nats summed over the texts, and how many of them get their label."""
         logits = logits_of(body, batch)

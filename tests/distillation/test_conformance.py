@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -157,16 +158,9 @@ def test_the_teacher_is_charged(method: type[DistillationConfig]) -> None:
     teacher = lesson.teacher_flops(batch)
     assert teacher > 0
 
-    class Silent(type(lesson)):  # type: ignore[misc]
-        said = lesson.answers({name: tensor[:1] for name, tensor in batch.items()})
-
-        def answers(self, batch: Batch) -> Any:
-            return self.said
-
-        def everything(self, batch: Batch) -> Any:
-            return lesson.everything(batch)
-
-    silent = Silent(lesson.config, lesson.teacher, lesson.task)
+    said = lesson.answers({name: tensor[:1] for name, tensor in batch.items()})
+    silent: Any = copy.copy(lesson)
+    silent.answers = lambda batch: said
     assert measure_flops(body, lesson, batch) - measure_flops(body, silent, batch) <= teacher
     assert measure_flops(body, lesson, batch) > teacher
 

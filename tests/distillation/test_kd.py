@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from pomona import anatomy
-from pomona.distillation import KdConfig, Teacher, kd, soft_loss
+from pomona.distillation import KdConfig, Teacher, predictions, soft_loss
 from pomona.ground.errors import UnsupportedModel
 from tests.distillation.classroom import copy_of, lesson_of, prepared, teacher_of
 from tests.tiny import llama
@@ -70,8 +70,8 @@ def test_labels_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     task = soft.task(body, batch)
     only = soft(body, batch)
     seen = []
-    for chunk in (kd.CHUNK_ELEMENTS, 7 * body.vocab_size):
-        monkeypatch.setattr(kd, "CHUNK_ELEMENTS", chunk)
+    for chunk in (predictions.CHUNK_ELEMENTS, 7 * body.vocab_size):
+        monkeypatch.setattr(predictions, "CHUNK_ELEMENTS", chunk)
         loss = both(body, batch)
         torch.testing.assert_close(loss.total, only.total + 0.5 * task.total)
         torch.testing.assert_close(loss.parts["labels"], task.total.detach())

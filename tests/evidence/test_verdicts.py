@@ -104,3 +104,47 @@ def test_conversion() -> None:
         return verdict("pre-crmsnorm", arms).status
 
     assert [norms(2.0, 0.9), norms(2.0, 1.1), norms(2.1, 0.9)] == ["reproduced", "partly", "not reproduced"]
+
+
+def test_distillation() -> None:
+    """Catches accuracies that are read as losses, and a claim that rests on the easy half of it."""
+
+    def accuracy(value: float) -> dict[str, Sequence[float]]:
+        return {"accuracy": [value, value + 0.5, value + 1.0], "probe": [value] * 3}
+
+    def minilm(alone: float, taught: float, attention: float) -> str:
+        arms = {"masked-lm": accuracy(alone), "minilm": accuracy(taught), "attention alone": accuracy(attention)}
+        return verdict("minilm", arms).status
+
+    assert [minilm(50, 60, 58), minilm(50, 60, 61), minilm(50, 51, 50)] == ["reproduced", "partly", "partly"]
+    assert minilm(60, 50, 50) == minilm(50, 50, 50) == "not reproduced"
+
+    def gap(end: float, half: float) -> dict[str, Sequence[float]]:
+        return {"gap": [end, end + 0.01, end + 0.02], "gap half-way": [half, half + 0.01, half + 0.02]}
+
+    def intervention(end: float, half: float) -> str:
+        return verdict("teacher-intervention", {"plain": gap(1.0, 2.0), "gradual": gap(end, half)}).status
+
+    assert [intervention(0.8, 1.5), intervention(0.8, 2.1), intervention(1.0, 1.5)] == [
+        "reproduced",
+        "partly",
+        "partly",
+    ]
+    assert intervention(1.0, 2.0) == intervention(1.2, 2.2) == "not reproduced"
+
+
+def test_well_read_students() -> None:
+    """Catches a verdict that one of the two steps would earn alone."""
+
+    def accuracy(value: float) -> dict[str, Sequence[float]]:
+        return {"accuracy": [value, value + 0.5, value + 1.0], "teacher": [90.0] * 3}
+
+    def read(scratch: float, distilled: float, trained: float, both: float) -> str:
+        values = {"scratch": scratch, "distilled": distilled, "pre-trained": trained, "both": both}
+        return verdict("well-read-students", {name: accuracy(value) for name, value in values.items()}).status
+
+    assert [read(50, 60, 60, 70), read(50, 72, 60, 70), read(70, 60, 60, 50)] == [
+        "reproduced",
+        "partly",
+        "not reproduced",
+    ]
