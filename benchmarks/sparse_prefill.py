@@ -88,7 +88,7 @@ def masked_rows(query: Any, key: Any, value: Any, seen: Any) -> Any:
 
 
 def errors(tokens: int) -> dict[str, dict[str, float]]:
-    """What each shape keeps and loses, and what the kernel adds to it."""
+    """What each shape keeps and loses, and what the kernel adds to it (both of some rows of the first head)."""
     import torch
 
     query, key, value = heads(tokens)
@@ -100,13 +100,15 @@ def errors(tokens: int) -> dict[str, dict[str, float]]:
         kept = [pattern.find(short[0][head], short[1][head], WIDTH**-0.5) for head in range(HEADS)]
         made = sparse(pattern, *short).float()
         some = [slice(start, start + 128) for start in range(0, tokens, max(tokens // 16, 128))]
+        masks = [kept[0].mask(rows) for rows in some]
         masked = torch.cat(
-            [masked_rows(short[0][0, rows], short[1][0], short[2][0], kept[0].mask(rows)) for rows in some]
+            [masked_rows(short[0][0, r], short[1][0], short[2][0], m) for r, m in zip(some, masks, strict=True)]
         )
         own = torch.cat([made[0, rows] for rows in some])
+        causal = sum(sum(range(rows.start + 1, rows.stop + 1)) for rows in some)
         tiles = (tokens // 64) * (tokens // 64 + 1) / 2
         found[name] = {
-            "kept": sum(one.pairs() for one in kept) / HEADS / (tokens * (tokens + 1) / 2),
+            "kept": sum(int(mask.sum()) for mask in masks) / causal,
             "tiles": sum(one.cost() for one in kept) / HEADS / tiles,
             "shape": float((made - dense).norm() / dense.norm()),
             "kernel": float((own - masked).norm() / masked.norm()),

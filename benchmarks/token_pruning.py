@@ -52,7 +52,7 @@ def accelerated(model: Any, way: str) -> AbstractContextManager[Any]:
             places = torch.arange(KEEP).expand(len(attention), -1)
             return places, places[:, :0], places[:, :0]
 
-        zero_tprune.kept_tokens = first
+        return zero_tprune.pruned(anatomy.of(model), config, first)
     return config.attach(model)
 
 

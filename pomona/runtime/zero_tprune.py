@@ -19,7 +19,7 @@ Limits: encoders of images with a class token (which, as other tokens of the mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -204,6 +204,8 @@ def kept_tokens(
     return (~out).nonzero()[:, 1].view(batch, keep), *pairs
 
 
+Choose = Callable[[Tensor, Tensor, int, int, int, ZeroTPruneConfig], tuple[Tensor, Tensor, Tensor]]
+
 # ---- in a model
 
 
@@ -213,12 +215,14 @@ class Pruning:
 
     Attributes:
         config, body, own: of the method, of the model, and the number of tokens that the model adds itself.
+        choose: which tokens stay; see `kept_tokens`.
         tokens: after the stem and after each point, of the last pass.
     """
 
     config: ZeroTPruneConfig
     body: Anatomy
     own: int
+    choose: Choose
     tokens: list[int] = field(default_factory=list)
     _seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -240,16 +244,16 @@ class Pruning:
             return hidden
         third = 3 * block // len(self.body.blocks)
         iterations = self.config.iterations[third]
-        places, gone, partner = kept_tokens(attention, features, self.own, keep, iterations, self.config)
+        places, gone, partner = self.choose(attention, features, self.own, keep, iterations, self.config)
         if self.config.merge and gone.shape[1]:
             hidden = merged(hidden, gone, partner)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
 
 
 @contextmanager
-def pruned(body: Anatomy, config: ZeroTPruneConfig) -> Iterator[Pruning]:
-    """Within the block, the model prunes its tokens."""
-    state = Pruning(config, body, body.own_tokens)
+def pruned(body: Anatomy, config: ZeroTPruneConfig, choose: Choose = kept_tokens) -> Iterator[Pruning]:
+    """Within the block, the model prunes its tokens, by another choice than the method's where one is given."""
+    state = Pruning(config, body, body.own_tokens, choose)
     points = config.points_of(body)
     with ExitStack() as stack:
         stack.enter_context(modify_attention(body, [Graphs(state, points)]))
