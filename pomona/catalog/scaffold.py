@@ -135,7 +135,11 @@ MOULDS: dict[Kind, Mould] = {
     ),
     "probe": replace(APPLY, room="examination"),
     "attack": replace(APPLY, room="examination"),
-    "benchmark": replace(APPLY, room="examination"),
+    "benchmark": Mould(
+        "examination",
+        ("run(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> Any",),
+        {"typing": "Any", "transformers": "PreTrainedTokenizerBase"},
+    ),
 }
 """Kinds with a room. What a configuration has to offer is tabled in CONTRIBUTING.md."""
 

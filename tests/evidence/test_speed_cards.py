@@ -53,7 +53,7 @@ def test_zero_tprune() -> None:
     arms = {name: {"lost at 65%": (value,) * 3} for name, value in lost.items()}
     assert verdict("zero-tprune", arms).status == "reproduced"
     assert verdict("zero-tprune", {**arms, "merging": {"lost at 65%": (0.5,) * 3}}).status == "partly"
-    assert verdict("zero-tprune", {**arms, "mean attention": {"lost at 65%": (0.5,) * 3}}).status == "not reproduced"
+    assert verdict("zero-tprune", {**arms, "Zero-TPrune": {"lost at 65%": (5.0,) * 3}}).status == "not reproduced"
 
 
 def test_pictures_show_their_digit() -> None:
