@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pomona.evidence.table import Table
     from pomona.stages import Artefact
 
-FLOPS: Mapping[Scale, float] = {"tiny": 1.5e12, "small": 1.0e14, "gpu": 1.0e18}
+FLOPS: Mapping[Scale, float] = {"tiny": 8.0e11, "small": 1.0e14, "gpu": 1.0e18}
 """Of an arm before the task, the teacher's included."""
 STUDENT = {
     "shape": "bert",
@@ -25,7 +25,7 @@ STUDENT = {
     "attention_probs_dropout_prob": 0.0,
 }
 """Half the teacher's depth and width, as many heads."""
-PACKAGES, PER_CLASS = 8, 250
+PACKAGES, PER_CLASS = 8, 160
 
 
 def text() -> list[Any]:
@@ -48,7 +48,7 @@ def arms(scale: Scale) -> Mapping[str, Arm]:
         "batch_size": 12 if scale == "tiny" else 64,
         "seq_length": 64,
         "flops": FLOPS[scale],
-        "validation_tokens": 4096,
+        "validation_tokens": 2048,
     }
     task = {"examples": "packages", "from": "student", "seq_length": 64, "batch_size": 16}
     tuned = {**task, "name": "tuned", "epochs": 3, "optimizer": {"method": "adamw", "learning_rate": 5e-4}}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pomona.evidence.table import Table
     from pomona.stages import Artefact
 
-STEPS: Mapping[Scale, int] = {"tiny": 90, "small": 1200, "gpu": 6000}
+STEPS: Mapping[Scale, int] = {"tiny": 60, "small": 1200, "gpu": 6000}
 """Of a run; a third of them with intervention."""
 RATE = 1e-3
 """Of AdamW: a model that is trained on, at the rate of a fine-tuning that is short."""

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pomona.evidence.table import Table
     from pomona.stages import Artefact
 
-DOWNSTREAM: Mapping[Scale, float] = {"tiny": 4.0e11, "small": 1.0e13, "gpu": 1.0e16}
+DOWNSTREAM: Mapping[Scale, float] = {"tiny": 3.0e11, "small": 1.0e13, "gpu": 1.0e16}
 """FLOPs of distilling and tuning together, the teacher's included."""
 TUNING = 0.25
 """Share of them that is left for tuning after distillation."""
-PRETRAINING: Mapping[Scale, int] = {"tiny": 250, "small": 10_000, "gpu": 100_000}
+PRETRAINING: Mapping[Scale, int] = {"tiny": 200, "small": 10_000, "gpu": 100_000}
 """Steps."""
 CLASSES, LABELLED, TRANSFER = 8, 70, 400
 """Packages, and how many modules of each have labels, or are text to be labelled by the teacher."""
