@@ -33,7 +33,7 @@ STAGES: dict[Kind, tuple[str, ...]] = {
     "optimizer": ("pretrain", "continue"),
     "schedule": ("pretrain", "continue"),
     "growth": ("grow",),
-    "sparsity": ("prune",),
+    "sparsity": ("prune", "pretrain"),
     "quantization": ("quantize",),
     "conversion": ("convert",),
     "distillation": ("distil",),

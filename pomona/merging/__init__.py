@@ -9,6 +9,7 @@ from pomona.merging.folders import MergeReport, Parent, merge_folders
 from pomona.merging.linear import LinearConfig
 from pomona.merging.model_stock import ModelStockConfig
 from pomona.merging.models import merge
+from pomona.merging.modular_slm_merge import ModularSlmMergeConfig
 from pomona.merging.slerp import SlerpConfig
 from pomona.merging.task_arithmetic import TaskArithmeticConfig
 from pomona.merging.ties import TiesConfig
@@ -20,6 +21,7 @@ __all__ = [
     "MergeConfig",
     "MergeReport",
     "ModelStockConfig",
+    "ModularSlmMergeConfig",
     "Parent",
     "SlerpConfig",
     "TaskArithmeticConfig",

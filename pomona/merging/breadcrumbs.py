@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pomona.merging.config import Parents, TensorMerge, WeightedConfig
-from pomona.merging.deltas import change, largest, moved_by_mean
+from pomona.merging.deltas import breadcrumbs_mask, change, moved_by_mean
 
 
 class BreadcrumbsConfig(WeightedConfig):
@@ -60,17 +60,3 @@ def breadcrumbs(
     changes = (change(expert, base) for expert in experts)
     masked = (each * breadcrumbs_mask(each.abs(), density, outliers) for each in changes)
     return moved_by_mean(base, masked, weights, scale)
-
-
-def breadcrumbs_mask(magnitude: Tensor, density: float, outliers: float) -> Tensor:
-    """Which entries are kept: round(density * n) of n, at least one, and none of the floor(outliers * n) largest.
-
-    Example:
-        >>> import torch
-        >>> breadcrumbs_mask(torch.tensor([9.0, 1.0, 5.0, 2.0]), density=0.5, outliers=0.25).tolist()
-        [False, False, True, True]
-    """
-    count = magnitude.numel()
-    above = int(outliers * count + 1e-9)
-    kept = min(max(1, round(density * count)), count - above)
-    return largest(magnitude, above + kept) & ~largest(magnitude, above)

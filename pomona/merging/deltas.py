@@ -78,6 +78,20 @@ def largest(magnitude: Tensor, count: int) -> Tensor:
     return mask.view(magnitude.shape)
 
 
+def breadcrumbs_mask(magnitude: Tensor, density: float, outliers: float) -> Tensor:
+    """Which entries are kept: round(density * n) of n, at least one, and none of the floor(outliers * n) largest.
+
+    Example:
+        >>> import torch
+        >>> breadcrumbs_mask(torch.tensor([9.0, 1.0, 5.0, 2.0]), density=0.5, outliers=0.25).tolist()
+        [False, False, True, True]
+    """
+    count = magnitude.numel()
+    above = int(outliers * count + 1e-9)
+    kept = min(max(1, round(density * count)), count - above)
+    return largest(magnitude, above + kept) & ~largest(magnitude, above)
+
+
 def dot(a: Tensor, b: Tensor) -> float:
     """Inner product of two tensors, summed in float64."""
     return float((a * b).sum(dtype=torch.float64))

@@ -18,7 +18,8 @@ class Parts:
     """The trainable parameters of a model, each once.
 
     Args:
-        matrices: the linear maps inside the blocks, stored as (outputs, inputs).
+        matrices: the linear maps inside the blocks, stored as (outputs, inputs); also the factors of those that are
+            products (modules that say `stands_for_maps`).
         transposed: those that are stored as (inputs, outputs).
         embeddings: token, position and type tables; a tied head is among them.
         head: what lies between hidden states and logits, unless it is tied.
@@ -46,6 +47,8 @@ def parts_of(body: Anatomy, method: str, *, needs_matrices: bool = True) -> Part
     turned = {id(weight.parameter) for each in bodies for weight in each.weights() if weight.transposed}
     matrices = {id(parameter) for each in bodies for _, parameter in each.matrices()}
     modules = [module for owner in owners for module in owner.modules()]
+    stand_ins = [module for module in modules if getattr(module, "stands_for_maps", False)]
+    matrices |= {id(parameter) for module in stand_ins for parameter in module.parameters()}
     tables = {id(p) for module in modules if isinstance(module, nn.Embedding) for p in module.parameters()}
     parts = Parts([], [], [], [], [])
     for parameter in {id(p): p for owner in owners for p in owner.parameters()}.values():

@@ -18,19 +18,27 @@ from pomona.sparsity.head_removal import HeadRemovalConfig, remove_heads_
 from pomona.sparsity.magnitude import MagnitudeConfig, magnitude_
 from pomona.sparsity.n_m_sparsity import NMSparsityConfig, n_m_sparsity_
 from pomona.sparsity.report import Cut, SparsityReport
+from pomona.sparsity.sltrain import Factored, SltrainConfig, sltrain_
+from pomona.sparsity.spdf import SpdfConfig, random_mask, spdf_
+from pomona.sparsity.start import HeldZeros, Started, zero_flops
 from pomona.sparsity.units import cut_, feature_spaces, head_spaces, masked, skipped
 
 __all__ = [
     "BlockRemovalConfig",
     "Cut",
     "EssentialSparsityConfig",
+    "Factored",
     "FfnRemovalConfig",
     "HeadRemovalConfig",
+    "HeldZeros",
     "MagnitudeConfig",
     "NMSparsityConfig",
     "PruningConfig",
     "Scan",
+    "SltrainConfig",
     "SparsityReport",
+    "SpdfConfig",
+    "Started",
     "WeightStatistics",
     "change_point",
     "count_zeros",
@@ -43,11 +51,15 @@ __all__ = [
     "magnitude_",
     "masked",
     "n_m_sparsity_",
+    "random_mask",
     "remove_blocks_",
     "remove_features_",
     "remove_heads_",
     "scan_sparsity",
     "skipped",
+    "sltrain_",
     "sparsity_curve",
+    "spdf_",
     "weight_statistics",
+    "zero_flops",
 ]

@@ -5,7 +5,7 @@ Source: arXiv:2306.03805, Sec. 3: masks stay fixed in later training, gradients 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,17 @@ from pomona.anatomy import Anatomy
 
 
 @contextmanager
-def fixed_zeros(body: Anatomy, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def fixed_zeros(
+    body: Anatomy, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter] | None = None
+) -> Iterator[None]:
     """Within the block, weights that are zero now stay zero at every step of the optimizer.
 
     Args:
         body: of the model. Its linear maps, token table and head count; norms and biases do not.
+        parameters: those that count in their place.
         optimizer: gets hooks before and after each step, which are removed at the end of the block.
     """
-    gone = [(parameter, parameter == 0) for parameter in _matrices(body)]
+    gone = [(parameter, parameter == 0) for parameter in (_matrices(body) if parameters is None else parameters)]
     gone = [(parameter, zero) for parameter, zero in gone if bool(zero.any())]
 
     @torch.no_grad()

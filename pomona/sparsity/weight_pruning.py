@@ -19,6 +19,7 @@ from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.sparsity.config import PruningConfig
 from pomona.sparsity.report import Cut, Loader, SparsityReport
+from pomona.sparsity.start import HeldZeros
 from pomona.sparsity.weight_scores import WeightScore, prunable, require_finite
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ class ZeroingConfig(PruningConfig):
         body = anatomy.of(model)
         self.check(body)
         return body.loads_with
+
+    def start_(self, model: Any, seed: int = 0) -> HeldZeros:
+        """Zero weights of a model that has not been trained; they stay zero while it is (see `sparsity.start`).
+
+        Args:
+            seed: of the run, beside the method's own.
+        """
+        self.model_copy(update={"seed": self.seed + seed}).apply_(model)
+        weights = prunable(anatomy.of(model), self.roles)
+        return HeldZeros(list({id(weight.parameter): weight.parameter for weight in weights}.values()))
 
 
 class WeightPruning(ZeroingConfig):

@@ -205,6 +205,9 @@ class Stage(Config):
     """Whether the model it takes is a waypoint from then on: not examined unless asked for."""
     on_all_ranks: ClassVar[bool] = False
     """Whether all processes of a run carry it out together. Other stages are for rank 0 alone, the others wait."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Keys that the stage has not had from the beginning: while they have their default they do not enter the hash, so
+    that what was made before is found again."""
     silent: ClassVar[frozenset[str]] = frozenset()
     """Dotted keys that do not change what is made, and so do not enter the hash."""
 
@@ -235,6 +238,9 @@ class Stage(Config):
         own_seed = ("seed",) if self.seeded else ()
         for key in ("name", *own_seed, *(need.field for need in self.needs())):
             values.pop(key, None)
+        for key in self.later:
+            if getattr(self, key) == type(self).model_fields[key].default:
+                values.pop(key, None)
         for key in self.silent:
             *path, last = key.split(".")
             here: Any = values

@@ -16,12 +16,16 @@ class ContinueStage(TrainingStage):
 
     verb = "continue"
     supersedes: ClassVar[bool] = True
+    later: ClassVar[frozenset[str]] = frozenset({"zeros"})
 
     from_: str | None = Field(default=None, alias="from")
     """The model: name of a stage, or a folder."""
     new_tokens: Literal["refuse", "add"] = "refuse"
     """What happens where the text has tokens that the model does not know: `add` gives it embeddings for them, each the
     mean of all."""
+
+    zeros: Literal["held", "freed"] = "held"
+    """What becomes of weights that pruning or sparse training has left at zero: they stay so, or learn like all."""
 
     def needs(self) -> tuple[Need, ...]:
         return (Need("from", "model", (self.from_,) if self.from_ else ()), *super().needs())

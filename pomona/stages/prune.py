@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from pomona.catalog import ObjectiveMethod, Sparsity
 from pomona.ground.errors import PomonaError
@@ -48,6 +48,12 @@ class PruneStage(Stage):
     """What is removed; the method's own parameters (fraction, score, sparsity ...) stand beside it."""
     seed: NonNegativeInt | None = None
     """Seed of the choice of calibration sequences. Default: the recipe's."""
+
+    @model_validator(mode="after")
+    def _prunes(self) -> Self:
+        if not hasattr(self.method, "rehearse_"):
+            raise ValueError(f"{self.method.method} trains from the start: give it to `pretrain` as `sparsity`")
+        return self
 
     def needs(self) -> tuple[Need, ...]:
         return (

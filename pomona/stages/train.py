@@ -25,7 +25,7 @@ from pomona.ground.errors import ConfigError, TrainingDiverged
 from pomona.ground.files import read_json, write_json
 from pomona.ground.ranks import from_main, world_size
 from pomona.objectives.reading import ReadingMethod
-from pomona.sparsity import fixed_zeros
+from pomona.sparsity import Started, fixed_zeros, zero_flops
 from pomona.stages import main_line
 from pomona.stages.base import Artefact, Job, Made
 from pomona.stages.fitting import judged_by
@@ -58,6 +58,8 @@ def train(
     data = job.input("data")
     tokens = Tokens.open(data.folder)
     tokens.require_vocabulary(model.config.vocab_size)
+    sparsity = getattr(stage, "sparsity", None)
+    started: Started | None = sparsity.start_(model, job.seed) if sparsity else None
     body = anatomy.of(model)
     task: Objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
     objective = lesson(task) if lesson else task
@@ -95,8 +97,14 @@ def train(
     if source and resumes:
         main_line.restore(source.folder, model, optimizer, objective)
     assert isinstance(stage.engine, FitConfig)
-    sparse = bool(before.get("zeros"))
-    with fixed_zeros(body, optimizer) if sparse else nullcontext():
+    if started is not None and not started.continues and main_line.fork_of(schedule, steps) is not None:
+        raise ConfigError(
+            f"{job.name} cannot train sparse under {stage.schedule.method}, which later datasets continue",
+            do="choose a schedule that ends, such as warmup-cosine",
+        )
+    sparse = started is None and bool(before.get("zeros")) and getattr(stage, "zeros", "held") == "held"
+    holding = fixed_zeros(body, optimizer) if sparse else nullcontext()
+    with started.holding(body, optimizer) if started else holding:
         training = fit(
             model,
             objective,
@@ -120,6 +128,9 @@ def train(
         facts |= objective.finish_(body)
         taught = objective.teacher_flops(rows) * stage.batch_size * training.ledger.steps
         training.ledger.move("train", "teacher", taught)
+    if started is not None:
+        facts |= started.finish_(training.ledger.tokens)
+        body = anatomy.of(model)
     save(model, tokens.tokenizer, job.folder)
     auxiliary.keep(objective, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
@@ -134,7 +145,8 @@ def train(
         swept = stage.sweep is not None or bool(line and line["swept"])
         facts["main_line"] = main_line.described(schedule, steps, optimizer_config, swept, read(fork))
     if sparse:
-        facts["zeros"] = before["zeros"]
+        zeros = sum(int((parameter == 0).sum()) for _, parameter in body.matrices())
+        facts |= {"zeros": before["zeros"], "zero_flops": zero_flops(zeros, training.ledger.tokens)}
     facts |= {
         "parameters": body.parameter_count(),
         "blocks": len(body.blocks),

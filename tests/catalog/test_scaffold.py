@@ -64,6 +64,8 @@ def test_moulds_are_those_of_the_rooms(kind: Any, checkout: Path) -> None:
             assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
     for row in built:
         config = config_class(kind, row.slug)
+        if hasattr(config, "start_") and not hasattr(config, "apply_"):
+            continue  # what trains sparse from the start, and prunes nothing, is not what the mould is for
         for name, arguments in signatures(file).items():
             assert list(inspect.signature(getattr(config, name)).parameters) == arguments, (row.slug, name)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pomona.merging import merge
-from pomona.merging.breadcrumbs import breadcrumbs, breadcrumbs_mask
+from pomona.merging.breadcrumbs import breadcrumbs
+from pomona.merging.deltas import breadcrumbs_mask
 from tests.merging.models import base_of, equal, expert_of, state_of, tensors
 
 

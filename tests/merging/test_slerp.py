@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pomona.merging.slerp import NEARLY_PARALLEL, slerp
+from pomona.merging.arc import NEARLY_PARALLEL, slerp
 from tests.merging.models import tensors
 
 

@@ -30,7 +30,9 @@ from tests.sparsity.models import (
     without,
 )
 
-METHODS: list[Any] = methods_of("sparsity")
+EVERY: list[Any] = methods_of("sparsity")
+METHODS: list[Any] = [method for method in EVERY if issubclass(method, PruningConfig)]
+"""Those that make a trained model smaller; what trains sparse from the start is in `test_start.py`."""
 EXACT = 1e-9
 """Largest relative difference in float64 of what is the same function; taps at experts add differences."""
 NORMS_OVER_HEADS = ("olmo2",)

@@ -27,14 +27,15 @@ def arms(scale: Scale) -> Mapping[str, Arm]:
 
 def attempt(scale: Scale, arm: str, seed: int, folder: Path) -> dict[str, float]:
     """Plant, read, compare field by field and defect by defect."""
-    planted = plant(folder / "models", seed)
+    root = (folder / "models").resolve()
+    planted = plant(root, seed)
     start = time.perf_counter()
     if arm == "ptmtorrent":
-        records = scan([folder / "models"])
+        records = scan([root])
         found = read_records(records)
         valid = [set(problems_of(record)) <= {"LatestGitCommitSHA"} for record in records]
     else:
-        found, valid = read_configs(folder / "models"), []
+        found, valid = read_configs(root), []
     seconds = time.perf_counter() - start
     by_path = {str(one.path): one for one in planted}
     return {
