@@ -133,8 +133,26 @@ MOULDS: dict[Kind, Mould] = {
         },
         base="pomona.runtime.accelerator:AcceleratorConfig",
     ),
-    "probe": replace(APPLY, room="examination"),
-    "attack": replace(APPLY, room="examination"),
+    "probe": Mould(
+        "examination",
+        (
+            "check(self, bodies: Sequence[Anatomy]) -> None",
+            "probe(self, subjects: Sequence[Subject], examples: Examples, *, seed: int = 0) -> ProbeReport",
+        ),
+        {
+            "collections.abc": "Sequence",
+            "pomona.anatomy": "Anatomy",
+            "pomona.examination.probing": "ProbeReport, Subject",
+            "pomona.tasks": "Examples",
+        },
+        base="pomona.examination.probing:ProbeConfig",
+    ),
+    "attack": Mould(
+        "examination",
+        ("attack(self, victim: Victim, fluency: Fluency, texts: Texts, *, seed: int = 0) -> AttackReport",),
+        {"pomona.examination.attacking": "AttackReport, Fluency, Texts, Victim"},
+        base="pomona.examination.attacking:AttackConfig",
+    ),
     "benchmark": Mould(
         "examination",
         ("run(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> Any",),

@@ -31,6 +31,8 @@ POSITIONAL = {
     "prune": "from",
     "adapt": "from",
     "quantize": "from",
+    "probe": "models",
+    "attack": "from",
     "examine": "models",
     "export": "from",
 }

@@ -23,6 +23,8 @@ VERBS: dict[str, str] = {
     "prune": "pomona.stages.prune:PruneStage",
     "adapt": "pomona.stages.adapt:AdaptStage",
     "quantize": "pomona.stages.quantize:QuantizeStage",
+    "probe": "pomona.stages.probing:ProbeStage",
+    "attack": "pomona.stages.attacking:AttackStage",
     "examine": "pomona.stages.examine:ExamineStage",
     "export": "pomona.stages.export:ExportStage",
     "report": "pomona.stages.report:ReportStage",
