@@ -14,7 +14,7 @@ import io
 import keyword
 import symtable
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,11 +54,12 @@ def names_of(code: str) -> Names:
     """
     try:
         tree = ast.parse(code)
-        tokens = [token for token in tokenize.generate_tokens(io.StringIO(code).readline)]  # noqa: C416
+        tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
         table = symtable.symtable(code, "code", "exec")
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
         raise DataError("the text is not Python code", found=str(error).partition("\n")[0]) from error
-    every = {token.string for token in tokens if token.type == tokenize.NAME}
+    variables = list(_without_attributes(tokens))
+    every = {token.string for token in variables}
     taken = frozenset(every | TAKEN)
     if every & LOOKING_INSIDE:
         return Names({}, taken)
@@ -66,12 +67,9 @@ def names_of(code: str) -> Names:
     able -= fixed | set(_elsewhere(tree)) | TAKEN
     able = {name for name in able if not name.startswith("__")}
     places: dict[str, list[Place]] = {name: [] for name in sorted(able)}
-    before = None
-    for token in tokens:
-        if token.type == tokenize.NAME and token.string in able and (before is None or before.string != "."):
+    for token in variables:
+        if token.string in able:
             places[token.string].append(Place(token.start[0], token.start[1], token.end[1]))
-        if token.type not in (tokenize.NL, tokenize.COMMENT):
-            before = token
     return Names({name: tuple(found) for name, found in places.items() if found}, taken)
 
 
@@ -116,6 +114,16 @@ def replace_once(code: str, place: Place, word: str) -> str:
 def is_new(word: str, names: Names) -> bool:
     """Whether a word can be a new name in the code."""
     return word.isidentifier() and word not in names.taken and not word.startswith("__")
+
+
+def _without_attributes(tokens: Iterable[tokenize.TokenInfo]) -> Iterator[tokenize.TokenInfo]:
+    """The tokens that are names, and do not follow a dot."""
+    before = ""
+    for token in tokens:
+        if token.type == tokenize.NAME and before != ".":
+            yield token
+        if token.type not in (tokenize.NL, tokenize.COMMENT):
+            before = token.string
 
 
 def _by_scope(table: symtable.SymbolTable) -> tuple[set[str], set[str]]:

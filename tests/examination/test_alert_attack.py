@@ -108,7 +108,7 @@ def test_greedy_never_helps_the_victim() -> None:
 
 def test_the_best_of_the_population_never_gets_worse() -> None:
     """Catches a child that replaces a better member, and a parent that is changed by its child."""
-    victim = Victim(counting, 200)
+    victim = Victim(counting, 60)
     config = AlertAttackConfig()
     search = Search(config, victim, CODE, 0, names_of(CODE), 0.8, random.Random(3))
     one, other = {"width": "a"}, {"height": "b"}
