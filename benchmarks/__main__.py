@@ -20,6 +20,7 @@ BENCHMARKS = {
     "bessel": "logarithms of Bessel functions",
     "sparse_prefill": "attention of a long prompt",
     "token_pruning": "images per second of a vision transformer",
+    "adapters": "a step of LoRA and other adapters",
     "gptq": "quantizing weights",
     "decode": "generating text from 4-bit weights",
     "time_to_loss": "seconds until a loss is reached",

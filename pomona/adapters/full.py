@@ -32,4 +32,4 @@ class FullConfig(MethodConfig):
 def full_(body: Anatomy) -> Adapter:
     """Let every parameter of a model be trained."""
     freeze_except(body, body.model.parameters())
-    return Nothing()
+    return Nothing(trains_weights=True)

@@ -45,4 +45,4 @@ def head_(body: Anatomy, head: Sequence[nn.Parameter]) -> Adapter:
             do="use method: full or lora for language modelling",
         )
     freeze_except(body, head)
-    return Nothing()
+    return Nothing(trains_weights=False)

@@ -11,6 +11,7 @@ from pomona.anatomy.discovery import Draft, draft
 from pomona.anatomy.dispatch import Modifier, modify_attention
 from pomona.anatomy.edits import Edit, EditPlan
 from pomona.anatomy.entering import entering
+from pomona.anatomy.guests import GUESTS, KEEPS, guests_of
 from pomona.anatomy.loading import load, read_weights, shadow
 from pomona.anatomy.permute import permute_
 from pomona.anatomy.registry import known_shapes, register
@@ -32,6 +33,8 @@ from pomona.anatomy.walk import BlockWalk
 from pomona.anatomy.weight import Norm, Weight
 
 __all__ = [
+    "GUESTS",
+    "KEEPS",
     "Anatomy",
     "Attention",
     "AttentionCall",
@@ -56,6 +59,7 @@ __all__ = [
     "Weight",
     "draft",
     "entering",
+    "guests_of",
     "known_shapes",
     "load",
     "modify_attention",

@@ -13,6 +13,7 @@ from pomona.anatomy.bind_block import BlockBinder
 from pomona.anatomy.block import Stack
 from pomona.anatomy.declaration import HeadShape, Shape, StackShape
 from pomona.anatomy.find import Finder, inputs_of, is_linear, outputs_of
+from pomona.anatomy.guests import guests_of
 from pomona.anatomy.head import Head
 from pomona.anatomy.space import Axis, Space
 from pomona.anatomy.surroundings import MAPS, OWN_TOKENS
@@ -160,6 +161,6 @@ class Binder:
 
 
 def uncovered(model: nn.Module, parts: Sequence[Weight]) -> list[str]:
-    """Names of the parameters that no part views."""
-    covered = {id(part.parameter) for part in parts}
+    """Names of the parameters that no part views, guests apart."""
+    covered = {id(part.parameter) for part in parts} | {id(parameter) for parameter in guests_of(model).values()}
     return [name for name, parameter in model.named_parameters() if id(parameter) not in covered]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pomona.anatomy.declaration import Factor, Fused, NormKind, Shape, Storage
+from pomona.anatomy.guests import peeled
 from pomona.anatomy.sizes import recorded
 from pomona.anatomy.space import Axis, Space
 from pomona.anatomy.weight import Norm, Runs, Weight
@@ -75,7 +76,7 @@ class Finder:
         root = self.model.get_submodule(base)
         for at in paths.removesuffix("?").split("|"):
             try:
-                return join(base, at), root.get_submodule(at)
+                return peeled(join(base, at), root.get_submodule(at))
             except AttributeError:
                 continue
         return None

@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoConfig
 
 from pomona.anatomy.architecture import build, sized
+from pomona.anatomy.guests import KEEPS
 from pomona.ground.errors import DamagedArtefact, DataError, UnsafeFile, UnsupportedModel
 from pomona.ground.files import read_json
 from pomona.ground.quiet import without_bars
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-def load(folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> PreTrainedModel:
+def load(
+    folder: str | Path, *, dtype: torch.dtype | None = torch.float32, keeps_adapter: bool = False
+) -> PreTrainedModel:
     """The model of a Hugging Face folder, in evaluation mode; packed weights are unpacked.
 
     Sizes that its configuration records (see `pomona.anatomy.sizes`) are applied; every weight of the model must be in
@@ -28,14 +31,23 @@ def load(folder: str | Path, *, dtype: torch.dtype | None = torch.float32) -> Pr
 
     Args:
         dtype: of the weights; None keeps what the folder says.
+        keeps_adapter: load the bare model of a folder with an adapter that cannot be merged; else it is refused.
     Raises:
         DataError: the folder holds no model, or none that transformers knows.
         DamagedArtefact: not all of its weights are there, or some have another shape.
         UnsafeFile: the weights are a pickle, or the folder brings its own code.
-        UnsupportedModel: the weights are compressed in another form than compressed-tensors.
+        UnsupportedModel: the weights are compressed in another form than compressed-tensors, or the model is nothing
+            without its adapter.
     """
     folder = Path(folder)
     config = read_config(folder)
+    if (adapter := getattr(config, KEEPS, None)) is not None and not keeps_adapter:
+        raise UnsupportedModel(
+            f"{folder} keeps an adapter",
+            needs="a model of its own weights alone",
+            found=f"{adapter}, which cannot be merged",
+            do="load it with pomona.adapters.load, or adapt with a method that can be merged",
+        )
     if not any(folder.glob("*.safetensors")):
         refuse_without_weights(folder)
     options: dict[str, Any] = {"dtype": "auto" if dtype is None else dtype}

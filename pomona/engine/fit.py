@@ -330,11 +330,11 @@ class _FlopsByLength:
 
     def __init__(self, body: Anatomy, objective: Objective) -> None:
         self._body, self._objective = body, objective
-        self._known: dict[tuple[int, int], float] = {}
+        self._known: dict[tuple[int, ...], float] = {}
 
     def of(self, batch: Batch) -> float:
         rows, length = batch["input_ids"].shape
-        lengths = length, batch["labels"].shape[1]
+        lengths = (length, *batch["labels"].shape[1:])
         if lengths not in self._known:
             self._known[lengths] = measure_flops(self._body, self._objective, batch)
         return self._known[lengths] * rows

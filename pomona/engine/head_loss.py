@@ -124,9 +124,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_grad = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden_ND.device)
+        learns, bias_learns = ctx.needs_input_grad[1:3]  # a frozen head costs no product for its own gradient
         grad_hidden = torch.empty_like(hidden_ND) if needs_grad else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_grad else None
-        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_grad and bias_V is not None else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if learns else None
+        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if bias_learns and bias_V is not None else None
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for start in range(0, rows, chunk):
                 part = slice(start, start + chunk)
@@ -134,7 +135,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits = F.linear(hidden, weight_VD, bias_V)
                 if draws_N is not None:
                     labels = drawn_labels(logits, labels, draws_N[part])
-                if grad_hidden is None or grad_weight is None:
+                if grad_hidden is None:
                     nats, hits = _score(logits, labels)
                     total += nats
                     correct += hits
@@ -142,7 +143,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 nats, grad = _kernel()(logits, labels)
                 total += nats
                 torch.mm(grad, weight_VD, out=grad_hidden[part])
-                grad_weight += grad.t() @ hidden
+                if grad_weight is not None:
+                    grad_weight += grad.t() @ hidden
                 if grad_bias is not None:
                     grad_bias += grad.sum(0, dtype=torch.float32)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -157,7 +159,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_dtype, bias_dtype = ctx.dtypes
         return (
             grad_hidden * scale.to(grad_hidden.dtype),
-            (grad_weight * scale).to(weight_dtype),
+            None if grad_weight is None else (grad_weight * scale).to(weight_dtype),
             None if grad_bias is None else (grad_bias * scale).to(bias_dtype),
             None,
             None,

@@ -97,3 +97,38 @@ def labelled(stages: Sequence[Any], label: str) -> list[Any]:
 def number_of(made: Mapping[str, Any]) -> int:
     """A number that differs from seed to seed, for what a measurement itself draws."""
     return int(made["base"].hash, 16) % 2**31
+
+
+PACKAGES = 16
+"""Labels of the task that models are adapted to."""
+
+
+def packages() -> list[Any]:
+    """Docstrings labelled by their package (stage `packages`): 150 of each to train on, 75 to test, no module on both
+    sides."""
+    sides = {"classes": PACKAGES, "per_class": 250, "validation": 0.1, "test": 0.3, "min_bytes": 40}
+    return [{"examples": {"name": "packages", "sources": "env:pairs", "seed": DATA_SEED, **sides}}]
+
+
+def task(scale: Scale, name: str, rates: Sequence[float], **more: Any) -> list[Any]:
+    """The decoder adapted to telling the package of a docstring, at the best of some learning rates (stage `adapt`).
+
+    Args:
+        name: of the stage.
+        rates: of adapted parameters; the head has its own.
+        more: further keys of the stage: the method and its parameters.
+    """
+    steps: Mapping[Scale, int] = {"tiny": 100, "small": 500, "gpu": 2000}
+    optimizer = {"method": "adamw", "head_learning_rate": 5e-3, "beta2": 0.999, "weight_decay": 0.0}
+    stage = {
+        "name": name,
+        "from": "base",
+        "examples": "packages",
+        "optimizer": optimizer,
+        "schedule": {"method": "warmup-cosine", "warmup": 0.06},
+        "sweep": {"learning_rate": list(rates), "pilot": 0.3},
+        "steps": steps[scale],
+        "batch_size": 32,
+        "seq_length": 48,
+    }
+    return [*base_lm(scale), *packages(), {"adapt": {**stage, **more}}]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pomona.anatomy import Anatomy
+from pomona.anatomy import Anatomy, guests_of
 from pomona.ground.errors import UnsupportedModel
 
 
@@ -18,8 +18,8 @@ class Parts:
     """The trainable parameters of a model, each once.
 
     Args:
-        matrices: the linear maps inside the blocks, stored as (outputs, inputs); also the factors of those that are
-            products (modules that say `stands_for_maps`).
+        matrices: the linear maps inside the blocks, stored as (outputs, inputs), and those of adapters; also the
+            factors of maps that are products (modules that say `stands_for_maps`).
         transposed: those that are stored as (inputs, outputs).
         embeddings: token, position and type tables; a tied head is among them.
         head: what lies between hidden states and logits, unless it is tied.
@@ -46,6 +46,7 @@ def parts_of(body: Anatomy, method: str, *, needs_matrices: bool = True) -> Part
     owners = [each.model if isinstance(each, Anatomy) else each for each in (body, *body.companions)]
     turned = {id(weight.parameter) for each in bodies for weight in each.weights() if weight.transposed}
     matrices = {id(parameter) for each in bodies for _, parameter in each.matrices()}
+    matrices |= {id(parameter) for owner in owners for parameter in guests_of(owner).values()}
     modules = [module for owner in owners for module in owner.modules()]
     stand_ins = [module for module in modules if getattr(module, "stands_for_maps", False)]
     matrices |= {id(parameter) for module in stand_ins for parameter in module.parameters()}

@@ -31,8 +31,6 @@ class AdaptStage(TrainingStage):
     """The labelled texts: name of a stage, or a folder."""
     method: AdapterMethod = Field(default="full", validate_default=True)
     """Which parameters are trained, and how; the method's own parameters stand beside it."""
-    merge: bool = True
-    """Make what was learnt part of the model's weights, where the method can, so that an ordinary model comes out."""
     optimizer: Optimizer = Field(
         default={"method": "adamw", "learning_rate": 3e-4, "beta2": 0.999, "weight_decay": 0.01}, validate_default=True
     )

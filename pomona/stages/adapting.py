@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pomona import anatomy
+from pomona.adapters.adapter import Adapter
+from pomona.adapters.loading import FOLDER
 from pomona.anatomy import Anatomy
 from pomona.data import Tokens
 from pomona.engine import Batch, FitConfig, Ledger, Objective, fit, measure_flops
@@ -19,6 +21,7 @@ from pomona.engine.fit import Stream
 from pomona.engine.speed import fast_products, training_dtype
 from pomona.ground.console import say
 from pomona.ground.errors import ConfigError
+from pomona.ground.files import write_json
 from pomona.ground.ranks import world_size
 from pomona.stages import models
 from pomona.stages.adapt import AdaptStage
@@ -60,6 +63,7 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
     body = anatomy.of(lesson.model)
     adapter = stage.method.attach_(body, head=lesson.head, seed=job.seed)  # type: ignore[attr-defined]
     body = anatomy.of(lesson.model)
+    objective, stream = adapter.taught(lesson.objective, lesson.stream, job.seed)
     steps = lesson.steps
     if steps is None:
         one = lesson.objective.prepare(lesson.stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
@@ -76,8 +80,8 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
     assert isinstance(stage.engine, FitConfig)
     training = fit(
         lesson.model,
-        lesson.objective,
-        lesson.stream,
+        objective,
+        stream,
         optimizer,
         stage.schedule.build(steps),  # type: ignore[attr-defined]
         steps=steps,
@@ -89,13 +93,24 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
     )
     if not job.main:
         return Made()
-    facts |= lesson.scored(anatomy.of(lesson.model))
-    if stage.merge and adapter.mergeable:
+    facts |= at_every_size(adapter, lesson)
+    adapter.save(job.folder / FOLDER)
+    facts |= lesson.scored(body) if not adapter.mergeable else {}
+    if adapter.mergeable:
         adapter.merge_()
-    body = anatomy.of(lesson.model)
+        body = anatomy.of(lesson.model)
+        facts |= lesson.scored(body)
+    else:
+        adapter.detach_()
+        setattr(lesson.model.config, anatomy.KEEPS, stage.method.method)
     models.save(lesson.model, lesson.tokenizer, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
     training.ledger.merge(sweep, "sweep")
+    training.ledger.charge("attach", flops=adapter.cost[0], seconds=adapter.cost[1])
+    if "accuracy" in facts:
+        say(f"  {job.name}: accuracy {facts['accuracy']:.1%}, macro-F1 {facts['macro_f1']:.3f}")
+    if happened := adapter.report():
+        write_json(job.folder / "adapter.report.json", happened)
     facts |= {
         "parameters": body.parameter_count(),
         "trained_parameters": trained,
@@ -107,6 +122,15 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
         "note": f"{stage.method.method}, {trained:,} parameters trained, {training.ledger.steps:,} steps",
     }
     return Made(facts, training.ledger)
+
+
+def at_every_size(adapter: Adapter, lesson: Lesson) -> dict[str, Any]:
+    """The scores at each size that the adapter can be used at, where there are several."""
+    found = {}
+    for name, choose in adapter.variants().items():
+        choose()
+        found[name] = lesson.scored(anatomy.of(lesson.model))
+    return {"variants": found} if found else {}
 
 
 def classification(stage: AdaptStage, job: Job, source: Artefact) -> Lesson:
@@ -124,7 +148,6 @@ def classification(stage: AdaptStage, job: Job, source: Artefact) -> Lesson:
 
     def scored(body: Anatomy) -> dict[str, Any]:
         scores = score(body, held_out_batches(told), dtype=training_dtype("auto"))
-        say(f"  {job.name}: accuracy {scores.accuracy:.1%}, macro-F1 {scores.macro_f1:.3f}")
         return {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "scores": scores.to_dict(), **task}
 
     task = {"task": "classify", "labels": list(examples.labels)}

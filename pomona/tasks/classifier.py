@@ -98,6 +98,7 @@ def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
     pooler = getattr(model.base_model, "pooler", None)
     new = {id(parameter) for parameter in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
     base = {id(parameter) for parameter in model.base_model.parameters()} - new
+    base |= {id(parameter) for parameter in anatomy.guests_of(model).values()}
     return [parameter for parameter in model.parameters() if id(parameter) not in base]
 
 

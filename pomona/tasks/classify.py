@@ -66,7 +66,10 @@ class Classify:
 
 def logits_of(body: Anatomy, batch: Batch) -> Tensor:
     """(B, labels) float32, by the model's own forward."""
-    output: Tensor = body.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if body.stacks[-1].causal:
+        inputs["use_cache"] = False
+    output: Tensor = body.model(**inputs).logits
     return output.float()
 
 

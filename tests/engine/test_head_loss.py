@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from pomona.engine import IGNORED, linear_cross_entropy
 
@@ -54,3 +55,17 @@ def test_hits_are_counted_without_gradients() -> None:
     with torch.no_grad():
         _, correct = linear_cross_entropy(hidden, weight, None, torch.tensor([0, 2, IGNORED]))
     assert int(correct) == 1
+
+
+def test_a_frozen_head_costs_nothing() -> None:
+    """Catches a product for the gradient of a weight that has none: a third of the head's cost when adapters train."""
+    hidden, weight = torch.randn(6, 4, dtype=torch.float64), torch.randn(9, 4, dtype=torch.float64)
+    labels, costs, grads = torch.tensor([0, 8, 3, IGNORED, 2, 2]), [], []
+    for learns in (True, False):
+        ours, head = hidden.clone().requires_grad_(), weight.clone().requires_grad_(learns)
+        with FlopCounterMode(display=False) as counter:
+            linear_cross_entropy(ours, head, None, labels)[0].backward()
+        costs.append(counter.get_total_flops())
+        grads.append(ours.grad)
+        assert (head.grad is not None) == learns
+    assert torch.equal(grads[0], grads[1]) and 3 * costs[1] == 2 * costs[0]

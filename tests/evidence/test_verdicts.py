@@ -148,3 +148,54 @@ def test_well_read_students() -> None:
         "partly",
         "not reproduced",
     ]
+
+
+def accuracies(**arms: float) -> dict[str, dict[str, Sequence[float]]]:
+    """Accuracies of arms, a little apart between seeds."""
+    return {name.replace("_", " "): {"accuracy": [value, value + 0.01, value - 0.01]} for name, value in arms.items()}
+
+
+def test_adapters() -> None:
+    """Catches points taken for shares, and an adapter that is praised for being as good as the head alone."""
+    for svfit, status in ((0.40, "reproduced"), (0.385, "partly"), (0.30, "not reproduced"), (0.37, "not reproduced")):
+        arms = accuracies(head=0.30, lora=0.405, svfit=svfit)
+        for arm, trained in (("head", 10.0), ("lora", 1000.0), ("svfit", 60.0)):
+            arms[arm]["trained"] = [trained] * 3
+        found = verdict("svfit", arms)
+        assert found.status == status, svfit
+        assert "50 trained parameters to LoRA's 990" in found.because
+
+
+def test_ranks() -> None:
+    """Catches a mean that hides one bad rank."""
+
+    def at(*values: float) -> dict[str, Sequence[float]]:
+        found = {f"at rank {rank}": [value] * 3 for rank, value in zip((1, 2, 4, 8), values, strict=True)}
+        return {**found, "mean": [sum(values) / 4] * 3}
+
+    own = {f"lora-{rank}": {f"at rank {rank}": [0.4] * 3, "mean": [0.4] * 3} for rank in (1, 2, 4)}
+    cut = at(0.2, 0.3, 0.35, 0.4)
+    for dylora, status in (
+        (at(0.39, 0.4, 0.4, 0.4), "reproduced"),
+        (at(0.37, 0.4, 0.4, 0.4), "partly"),
+        (at(0.30, 0.4, 0.4, 0.4), "not reproduced"),
+        (cut, "not reproduced"),
+    ):
+        assert verdict("dylora", {"dylora": dylora, "lora-8, cut": cut, **own}).status == status
+
+
+def test_reversible() -> None:
+    """Catches memory or accuracy that is not asked for."""
+
+    def table(meft: float, far: float, deep: float) -> Verdict:
+        arms = accuracies(full=0.45, lora=0.40, far_start=far)
+        arms |= {"meft-1": {"accuracy": [meft] * 3}, "meft-2": {"accuracy": [0.2] * 3}}
+        for values in arms.values():
+            values |= {"kept, 4 blocks": [10.0] * 3, "kept, 16 blocks": [100.0] * 3}
+        arms["meft-1"]["kept, 16 blocks"] = [deep] * 3
+        return verdict("meft", arms)
+
+    assert table(0.39, 0.30, 15.0).status == "reproduced"
+    assert table(0.39, 0.38, 15.0).status == "partly"
+    assert table(0.39, 0.30, 60.0).status == "not reproduced"
+    assert table(0.35, 0.30, 15.0).status == "not reproduced"

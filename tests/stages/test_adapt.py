@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pomona.ground.errors import ConfigError
+from pomona import adapters, anatomy
+from pomona.ground.errors import ConfigError, UnsupportedModel
+from pomona.ground.files import read_json
 from pomona.stages import Run, run
+from pomona.tasks import Examples, encode, held_out_batches, score
 from tests.stages.conftest import WORDS
 
 DECODER = {
@@ -25,6 +28,7 @@ ENCODER = {
 }  # fmt: skip
 TRAINING = {"batch_size": 4, "seq_length": 32, "steps": 3, "validation_tokens": 256}
 LESSON = {"batch_size": 16, "seq_length": 32}
+SHORT = {"batch_size": 16, "seq_length": 32, "steps": 4}
 ADAMW = {"method": "adamw", "learning_rate": 0.01}
 
 
@@ -62,6 +66,8 @@ def life(texts: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         {"adapt": {"name": "probe", "from": "encoder", "method": "head", "steps": 3, **LESSON}},
         {"adapt": {"name": "again", "from": "decoded", "steps": 1, **LESSON}},
         {"adapt": {"name": "written", "from": "decoder", "task": "write", **TRAINING}},
+        {"adapt": {"name": "ranked", "from": "decoder", "method": "dylora", "rank_max": 4, "rank": 2, **SHORT}},
+        {"adapt": {"name": "streams", "from": "decoder", "method": "meft", **SHORT}},
         {"export": {"from": "decoded"}},
     ]
     return run(recipe(texts, table, *stages), out=tmp_path_factory.mktemp("runs"))
@@ -96,6 +102,28 @@ def test_the_export_is_an_ordinary_folder(life: Run) -> None:
     with torch.no_grad():
         answer = int(model(**words(f"{WORDS[1]} {WORDS[7]}", return_tensors="pt")).logits.argmax())
     assert model.config.id2label[answer] == WORDS[1]
+
+
+def test_adapters_are_merged_and_kept_beside(life: Run) -> None:
+    """Catches a merge at another rank than was asked for, and a folder that no longer is an ordinary model."""
+    facts, folder = life["ranked"].facts, life["ranked"].folder
+    assert set(facts["variants"]) == {"1", "2", "4"}
+    assert facts["scores"] == pytest.approx(facts["variants"]["2"]["scores"], rel=1e-2)
+    assert read_json(folder / "adapter/adapter_config.json")["peft_type"] == "LORA"
+    own, base = (set(load_file(life[name].folder / "model.safetensors")) for name in ("ranked", "decoded"))
+    assert own == base
+    assert life["ranked"].ledger()["purposes"]["attach"]["seconds"] >= 0
+
+
+def test_what_cannot_be_merged_is_not_mistaken(life: Run) -> None:
+    """Catches a model on two streams that is loaded as if it were on one."""
+    folder = life["streams"].folder
+    with pytest.raises(UnsupportedModel, match=r"pomona\.adapters\.load"):
+        anatomy.load(folder)
+    model, words = adapters.load(folder), AutoTokenizer.from_pretrained(folder)
+    encoded = encode(Examples.open(life["fruit"].folder).side("test"), life["fruit"].facts["labels"], words, 32)
+    scores = score(anatomy.of(model), held_out_batches(encoded))
+    assert scores.nats == pytest.approx(life["streams"].facts["scores"]["nats"], rel=2e-2)
 
 
 def test_a_corpus_is_learnt(life: Run) -> None:
