@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Probing,
         Quantization,
         ScheduleMethod,
+        Selection,
         Sparsity,
     )
     from pomona.catalog.kinds import KINDS, MODALITIES, STAGES, Kind, Modality
@@ -58,6 +59,7 @@ __getattr__ = names_from(
         "Quantization": "field",
         "Row": "listing",
         "ScheduleMethod": "field",
+        "Selection": "field",
         "Sparsity": "field",
         "Status": "listing",
         "card": "cards",
@@ -91,6 +93,7 @@ __all__ = [
     "Quantization",
     "Row",
     "ScheduleMethod",
+    "Selection",
     "Sparsity",
     "Status",
     "card",

@@ -118,7 +118,17 @@ MOULDS: dict[Kind, Mould] = {
         },
     ),
     "continual": replace(APPLY, room="continual"),
-    "selection": replace(APPLY, room="selection"),
+    "selection": Mould(
+        "selection",
+        ("scores(self, nats: Mapping[Role, NDArray[float32]], count: int) -> NDArray[float64]",),
+        {
+            "collections.abc": "Mapping",
+            "numpy": "float32, float64",
+            "numpy.typing": "NDArray",
+            "pomona.selection.config": "Role",
+        },
+        base="pomona.selection.config:SelectionConfig",
+    ),
     "accelerator": Mould(
         "runtime",
         (

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 VERBS: dict[str, str] = {
     "corpus": "pomona.stages.corpus:CorpusStage",
     "tokenize": "pomona.stages.tokenize:TokenizeStage",
+    "select": "pomona.stages.select:SelectStage",
     "examples": "pomona.stages.examples:ExamplesStage",
     "pretrain": "pomona.stages.pretrain:PretrainStage",
     "continue": "pomona.stages.continuing:ContinueStage",

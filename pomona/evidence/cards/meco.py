@@ -1,4 +1,10 @@
-"""Training with a line about the source, with and without its plain end, against training without."""
+"""Training with a line about the source, with and without its plain end, against training without.
+
+Findings at scale tiny: the line steers (the right one helps, a wrong one hurts), the plain end repairs what goes
+without a line, and hidden states know more about the package; but the loss without a line stays 2 to 3 % above standard
+training where the rule allows 1 %. The lines take 8 to 10 of the 128 tokens of every sequence, where the paper's take
+about as many of 8192, and the cool-down is 15 steps; both cost text that the standard model reads.
+"""
 
 from __future__ import annotations
 
