@@ -44,6 +44,7 @@ def train_step(meter: Meter, *, optimizer: str, shape: str = "reference", fit: d
         "adamw": ("pomona.optimizers.adamw", "AdamwConfig"),
         "muon": ("pomona.optimizers.muon", "MuonConfig"),
         "conda": ("pomona.optimizers.conda", "CondaConfig"),
+        "sophia": ("pomona.optimizers.sophia", "SophiaConfig"),
     }[optimizer]
     built = getattr(importlib.import_module(module), name)().build(anatomy.of(model), total_steps=steps)
     built.register_step_post_hook(lambda *_: meter.tick())
