@@ -14,7 +14,7 @@ from pomona.anatomy import AttentionCall, Place, tap_inputs
 from pomona.distillation import MinilmConfig, Teacher, minilm
 from pomona.distillation.minilm import relation_loss
 from pomona.ground.errors import ConfigError, UnsupportedModel
-from tests.distillation.classroom import copy_of, lesson_of, prepared, stirred, teacher_of
+from tests.distillation.classroom import Numbers, copy_of, lesson_of, prepared, stirred, teacher_of
 from tests.tiny import bert, gpt2, llama
 
 
@@ -172,6 +172,16 @@ def test_another_block_may_teach() -> None:
         lesson = lesson_of(MinilmConfig(teacher_block=index), "llama", teacher)
         total = float(lesson(student, prepared(lesson)).total.detach())
         assert (total < 1e-3) is equal
+
+
+def test_the_text_is_read_as_it_is() -> None:
+    """Catches hidden tokens of the task that reach student and teacher, and tokens that do not count."""
+    lesson = lesson_of(MinilmConfig(), "bert")
+    (raw,) = Numbers().batch(0)
+    batch = lesson.prepare(raw, torch.Generator().manual_seed(0))
+    assert torch.equal(batch["input_ids"], raw["tokens"][:, :-1]) and torch.equal(batch["labels"], batch["input_ids"])
+    hidden = lesson.task.prepare(raw, torch.Generator().manual_seed(0))["input_ids"]
+    assert not torch.equal(hidden, batch["input_ids"])
 
 
 def test_refusals() -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pomona import anatomy
-from pomona.anatomy import tap_outputs
+from pomona.anatomy import AttentionCall, Place, tap_inputs
 from pomona.distillation import TeacherInterventionConfig
-from pomona.distillation.teacher_intervention import Signals, distances, mode_at
+from pomona.distillation.teacher_intervention import Signals, _Attention, distances, mode_at
 from pomona.distillation.ternary import fake_rounded, made_ternary, rounded, run_ternary, straight_through, ternary
 from pomona.ground.errors import UnsupportedModel
 from tests.distillation.classroom import FAMILIES, Numbers, copy_of, lesson_of, prepared, teacher_of, trained
 from tests.distillation.test_conformance import assert_identical, state
-from tests.tiny import gpt2, llama
+from tests.tiny import llama
 
 WHOLE = {"weights": "whole", "activation_bits": None}
 FAMILIES_TAKEN = ["bert", "gpt2", "llama"]
@@ -226,16 +228,43 @@ def test_the_finished_student_is_ternary() -> None:
     assert facts["packed_bytes"] == facts["weights"] // 4 + 4 * len(maps)
 
 
-def test_activations_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches inputs of maps and operands of attention that stay whole, in training and when it is judged."""
-    body = anatomy.of(gpt2().eval())
-    lesson = lesson_of(TeacherInterventionConfig(weights="whole", activation_bits=2), "gpt2", None)
-    sizes: list[int] = []
-    block = body.blocks[0]
-    with tap_outputs(block.ffn.up, lambda rows: sizes.append(len(rows))):
-        judged = lesson.judge(lesson.task)(body, prepared(lesson)).total
-    whole = lesson.task(body, prepared(lesson)).total
-    assert sizes and not torch.isclose(judged, whole)
+def test_what_enters_maps_is_rounded() -> None:
+    """Catches maps that read whole activations: with 2 bits every input is -1, 0 or 1 times a scale."""
+    for family in FAMILIES_TAKEN:
+        body = anatomy.of(FAMILIES[family]().eval())
+        lesson: Any = lesson_of(TeacherInterventionConfig(weights="whole", activation_bits=2), family, None)
+        inputs = lesson.task.inputs(body, prepared(lesson))
+        values: list[int] = []
+
+        def run(body: Any = body, inputs: Any = inputs, values: Any = values) -> None:
+            with ExitStack() as taps:
+                for weight in body.weights():
+                    if not weight.fused:
+                        taps.enter_context(tap_inputs(weight, lambda rows: values.append(len(rows.unique()))))
+                body.hidden(**inputs)
+
+        lesson.quantized(body, run)
+        assert len(values) >= 6 and max(values) <= 3, family
+
+
+def test_operands_of_attention_are_rounded() -> None:
+    """Catches queries, keys, values or probabilities that stay whole: each is made zero in turn, by its shape."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"query": (2, 4, 5, 6), "key": (2, 2, 7, 6), "value": (2, 2, 7, 3), "probabilities": (2, 4, 5, 7)}
+
+    def computed(zeroed: str) -> tuple[Signals, Tensor]:
+        tensors = [torch.randn(sizes[name], generator=generator) for name in ("query", "key", "value")]
+        attention: Any = None
+        call = AttentionCall(Place("blocks", 0, False), attention, *tensors, 1.0, False, None)
+        noted = Signals()
+        one = _Attention(noted, lambda x: torch.zeros_like(x) if tuple(x.shape) == sizes[zeroed] else x)
+        return noted, one._compute(call)
+
+    for name in ("query", "key"):
+        assert not bool(computed(name)[0].scores[0].any())
+    for name in ("value", "probabilities"):
+        noted, context = computed(name)
+        assert bool(noted.scores[0].any()) and not bool(context.any())
 
 
 def test_refusals() -> None:
