@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pomona.data.docstrings import split_pair
     from pomona.data.documents import Document
     from pomona.data.encode import make_tokens
+    from pomona.data.images import Images, ImageStream, read_images
     from pomona.data.mixture import Mixture
     from pomona.data.packed import PackedStream, PackedWindows
     from pomona.data.readers import read_source
@@ -27,6 +28,8 @@ __getattr__ = names_from(
         "Corpus": "corpus",
         "CorpusConfig": "config",
         "Document": "documents",
+        "ImageStream": "images",
+        "Images": "images",
         "Mixture": "mixture",
         "PackedStream": "packed",
         "PackedWindows": "packed",
@@ -37,6 +40,7 @@ __getattr__ = names_from(
         "fingerprint": "sources",
         "make_corpus": "corpus",
         "make_tokens": "encode",
+        "read_images": "images",
         "read_source": "readers",
         "split_pair": "docstrings",
         "token_bytes": "tokenizer",
@@ -50,6 +54,8 @@ __all__ = [
     "Corpus",
     "CorpusConfig",
     "Document",
+    "ImageStream",
+    "Images",
     "Mixture",
     "PackedStream",
     "PackedWindows",
@@ -60,6 +66,7 @@ __all__ = [
     "fingerprint",
     "make_corpus",
     "make_tokens",
+    "read_images",
     "read_source",
     "split_pair",
     "token_bytes",

@@ -31,6 +31,7 @@ from pomona.engine.protocols import (
     SamplesLabels,
     UsesCurvature,
     count_targets,
+    size_of,
 )
 from pomona.engine.seeds import mix
 from pomona.ground.console import warn
@@ -97,7 +98,7 @@ class CurvaturePass:
         """Estimate after step `step`, with the weights it made, and hand over. Returns what to charge."""
         start = time.perf_counter()
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        rows = sum(len(micro["input_ids"]) for micro in micro_batches)
+        rows = sum(size_of(micro)[0] for micro in micro_batches)
         draws = torch.Generator().manual_seed(mix(self.seed, step, self.accelerator.process_index, 1))
         chosen = [
             {name: tensor.to(device) for name, tensor in micro.items()}
@@ -119,7 +120,7 @@ class CurvaturePass:
         return {
             "flops": sum(self.flops(micro) for micro in chosen) * processes,
             "seconds": time.perf_counter() - start,
-            "tokens": sum(micro["input_ids"].numel() for micro in chosen) * processes,
+            "tokens": sum(math.prod(size_of(micro)) for micro in chosen) * processes,
         }
 
     def estimate(self, step: int, micro_batches: Sequence[Batch], targets: int) -> None:
@@ -180,7 +181,7 @@ class Hutchinson(CurvaturePass):
 
     def flops(self, micro: Batch) -> float:
         known = self._known = self._known or {}
-        rows, length = micro["input_ids"].shape
+        rows, length = size_of(micro)
         if length not in known:
             one = {name: tensor[:1] for name, tensor in micro.items() if name != "draws"}
             with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
@@ -207,7 +208,7 @@ def with_draws(micro_batches: Sequence[Batch], generator: torch.Generator) -> li
 def first_rows(micro_batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
     """The first `rows` sequences of the micro-batches together."""
     for micro in micro_batches:
-        take = min(rows, len(micro["input_ids"]))
+        take = min(rows, size_of(micro)[0])
         if take:
             yield {name: tensor[:take] for name, tensor in micro.items()}
         rows -= take

@@ -6,6 +6,7 @@ dropout draw from generators seeded by the step. That is why a resumed run conti
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from pomona.engine.flops import measure_flops, trainable
 from pomona.engine.guards import GuardConfig, Guards
 from pomona.engine.ledger import Ledger
 from pomona.engine.metrics import MetricsLog
-from pomona.engine.protocols import Batch, Loss, Objective, Schedule, count_targets
+from pomona.engine.protocols import Batch, Loss, Objective, Schedule, count_targets, size_of
 from pomona.engine.seeds import mix
 from pomona.engine.signals import StopRequest
 from pomona.engine.speed import compiled_blocks, fast_products, should_compile, training_dtype
@@ -244,7 +245,7 @@ def fit(
             done += 1
             ledger.steps = done
 
-            tokens = sum(micro["input_ids"].numel() for micro in micro_batches) * accelerator.num_processes
+            tokens = sum(math.prod(size_of(micro)) for micro in micro_batches) * accelerator.num_processes
             step_flops = sum(flops.of(micro) for micro in micro_batches) * accelerator.num_processes
             seconds = time.perf_counter() - start
             ledger.charge("train", flops=step_flops, seconds=seconds, tokens=tokens)
@@ -321,7 +322,7 @@ class _Step(nn.Module):
         self._body, self._dtype = body, dtype
 
     def forward(self, batch: Batch) -> Loss:
-        with autocast(batch["input_ids"].device, self._dtype):
+        with autocast(batch["labels"].device, self._dtype):
             return self.objective(self._body, batch)
 
 
@@ -333,7 +334,7 @@ class _FlopsByLength:
         self._known: dict[tuple[int, ...], float] = {}
 
     def of(self, batch: Batch) -> float:
-        rows, length = batch["input_ids"].shape
+        rows, length = size_of(batch)
         lengths = (length, *batch["labels"].shape[1:])
         if lengths not in self._known:
             self._known[lengths] = measure_flops(self._body, self._objective, batch)

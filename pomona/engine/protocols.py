@@ -162,6 +162,12 @@ class ContinuingMethod(Protocol):
         ...
 
 
+def size_of(batch: Batch) -> tuple[int, int]:
+    """(sequences, tokens of each) of a prepared micro-batch; of images, the pieces that have labels."""
+    rows, length = batch["input_ids" if "input_ids" in batch else "labels"].shape
+    return rows, length
+
+
 def count_targets(batch: Batch) -> int:
     """How many labels of a prepared micro-batch are counted."""
     return int((batch["labels"] != IGNORED).sum())

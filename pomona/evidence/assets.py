@@ -132,3 +132,42 @@ def task(scale: Scale, name: str, rates: Sequence[float], **more: Any) -> list[A
         "seq_length": 48,
     }
     return [*base_lm(scale), *packages(), {"adapt": {**stage, **more}}]
+
+
+ENCODER_LENGTH = 64
+"""Tokens that the small encoder is trained on at a time, and that are read of a docstring."""
+TUNINGS = 2
+"""Fine-tunings of each encoder, with other batches and another head."""
+
+
+def encoder(scale: Scale) -> dict[str, Any]:
+    """A bidirectional encoder for which transformers has both heads; dropout is off, for so few steps."""
+    hidden, blocks, heads = {"tiny": (128, 4, 4), "small": (256, 6, 4), "gpu": (512, 12, 8)}[scale]
+    return {
+        "shape": "electra",
+        "embedding_size": 128,
+        "hidden_size": hidden,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+        "max_position_embeddings": 2 * ENCODER_LENGTH,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+
+
+def masked_docs(scale: Scale) -> list[Any]:
+    """The documentation in tokens with a mask, to train an encoder on."""
+    return [
+        {"corpus": {"sources": ["env:docs"], "validation": 0.05, "seed": DATA_SEED}},
+        {"tokenize": {"vocab_size": VOCABULARY[scale], "mask_token": "<mask>"}},
+    ]
+
+
+def tuned_on_packages(scale: Scale) -> list[Any]:
+    """The encoder `model` fine-tuned (`tuned-0`, `tuned-1`, ...) and probed (`probe`) on docstrings by package."""
+    steps: Mapping[Scale, int] = {"tiny": 80, "small": 400, "gpu": 2000}
+    tuned = {"from": "model", "examples": "packages", "seq_length": ENCODER_LENGTH, "batch_size": 16}
+    tuned["steps"] = steps[scale]
+    stages: list[Any] = [{"adapt": {"name": f"tuned-{seed}", "seed": seed, **tuned}} for seed in range(TUNINGS)]
+    return [*packages(), *stages, {"adapt": {"name": "probe", "method": "head", **tuned}}]

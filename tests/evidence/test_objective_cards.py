@@ -55,3 +55,15 @@ def test_ul2() -> None:
     assert verdict("ul2", arms(4.05, 3.01)) == "reproduced"
     assert verdict("ul2", arms(4.4, 3.01)) == verdict("ul2", arms(4.05, 3.1)) == "partly"
     assert verdict("ul2", arms(8.0, 2.9)) == "not reproduced"
+
+
+def test_mp3() -> None:
+    """Catches a verdict that asks for more than a better start, or for less."""
+
+    def arms(*accuracy: float) -> dict[str, list[dict[str, float]]]:
+        means = {"untrained": (50.0, 51.0, 52.0), "positions": accuracy, "masked-lm": (70.0, 70.0, 70.0)}
+        return {arm: [{"accuracy": value} for value in values] for arm, values in means.items()}
+
+    assert verdict("mp3-position-prediction", arms(55, 56.5, 57)) == "reproduced"
+    assert verdict("mp3-position-prediction", arms(51, 51.8, 53)) == "partly"
+    assert verdict("mp3-position-prediction", arms(40, 60, 52)) == "not reproduced"

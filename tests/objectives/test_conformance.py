@@ -32,6 +32,7 @@ FAMILIES = {
     "roberta": lambda: tiny_model("roberta", **QUIET).train(),
     "electra": lambda: tiny_model("electra", **QUIET).train(),
     "discriminator": lambda: tiny_model("electra-discriminator", **QUIET).train(),
+    "rotary": lambda: tiny_model("esm", **QUIET).train(),
     "bart": lambda: tiny_model("bart", dropout=0.0).train(),
 }
 """Two or more of every kind: causal, bidirectional, encoder and decoder."""
@@ -285,7 +286,7 @@ def test_draws_are_of_counted_targets(method: type[MethodConfig]) -> None:
     assert not torch.equal(drawn, labels.flatten()) and int(loss.targets) == count_targets(prepared)
 
 
-CAUSAL, ENCODERS, PAIRS = {"llama", "gpt2"}, {"bert", "roberta", "electra"}, {"t5", "bart"}
+CAUSAL, ENCODERS, PAIRS = {"llama", "gpt2"}, {"bert", "roberta", "electra", "rotary"}, {"t5", "bart"}
 TAKEN = {
     "next-token": CAUSAL,
     "meap": CAUSAL,
@@ -294,6 +295,7 @@ TAKEN = {
     "electra": {*ENCODERS, "discriminator"},
     "span-corruption": PAIRS,
     "ul2": {*CAUSAL, *PAIRS},
+    "mp3-position-prediction": {*ENCODERS, "discriminator"},
 }
 """The tiny families that the objectives of this house take; that of another package says it in its own test."""
 

@@ -18,12 +18,12 @@ TEXTS = 200
 """Held-out texts whose facts are asked for."""
 MODEL = {
     "num_hidden_layers": 3,
-    "hidden_size": 96,
-    "intermediate_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 176,
     "num_key_value_heads": 4,
     "max_position_embeddings": 128,
 }
-TOKENS: Mapping[Scale, float] = {"tiny": 1.2e6, "small": 2e7, "gpu": 5e9}
+TOKENS: Mapping[Scale, float] = {"tiny": 2.4e6, "small": 2e7, "gpu": 5e9}
 
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
@@ -38,7 +38,7 @@ def arms(scale: Scale) -> Mapping[str, Arm]:
         "model": llama(scale, **(MODEL if scale == "tiny" else {})),
         "optimizer": "muon",
         "schedule": {"method": "warmup-stable-decay", "warmup": 0.05, "decay": 0.2},
-        "sweep": {"learning_rate": RATES, "pilot": 0.15},
+        "sweep": {"learning_rate": RATES, "pilot": 0.05},
         "batch_size": 16 if scale == "tiny" else 64,
         "seq_length": 128,
         "tokens": int(TOKENS[scale]),
