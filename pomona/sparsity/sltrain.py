@@ -14,7 +14,9 @@ Use when: memory for weights, gradients and optimizer states is what limits pre-
     place of R C. What is saved in the end are dense weights.
 Relations: delta -> 0 is plain low rank, whose quality collapses; `spdf` trains some entries and no product.
 Limits: needs linear maps with a matrix of their own: experts that share one parameter are refused. A rank from half of
-    the smaller side on saves nothing. Loading a model to train it on so is left out: it starts from scratch.
+    the smaller side on saves nothing. Loading a model to train it on so is left out: it starts from scratch. Maps that
+    multiply each other (gate and up, query and key) learn nothing at a feature for which neither has a free entry at
+    the start, both being zero there: at widths below about 100 take a larger delta.
 """
 
 from __future__ import annotations
