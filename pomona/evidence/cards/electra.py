@@ -37,12 +37,11 @@ def arms(scale: Scale) -> Mapping[str, Arm]:
         "flops": FLOPS[scale],
         "validation_tokens": 16_384,
     }
-    return {
-        name: Arm(
-            [*masked_docs(scale), {"pretrain": {**shared, "objective": objective}}, *tuned_on_packages(scale)], role
-        )
-        for name, (role, objective) in OBJECTIVES.items()
-    }
+
+    def stages(objective: Any) -> list[Any]:
+        return [*masked_docs(scale), {"pretrain": {**shared, "objective": objective}}, *tuned_on_packages(scale)]
+
+    return {name: Arm(stages(objective), role) for name, (role, objective) in OBJECTIVES.items()}
 
 
 def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
