@@ -18,11 +18,12 @@ TOKENS, HEADS, WIDTH = 32_768, 4, 64
 SHAPES: dict[str, tuple[dict[str, Any], float]] = {
     "a_shape 256 + 1024": ({"shape": "a_shape", "initial": 256, "local": 1024}, 13.0),
     "a_shape 1024 + 4096": ({"shape": "a_shape", "initial": 1024, "local": 4096}, 0.0),
+    "vertical_slash 125, 375": ({"shape": "vertical_slash", "vertical": 125, "slash": 375}, 0.0),
     "vertical_slash 250, 1524": ({"shape": "vertical_slash", "vertical": 250, "slash": 1524}, 9.0),
     "vertical_slash 1000, 6096": ({"shape": "vertical_slash", "vertical": 1000, "slash": 6096}, 0.0),
     "block_sparse 25": ({"shape": "block_sparse", "blocks": 25}, 0.0),
 }
-"""Shapes with the paper's budgets for 128k tokens, whole and in proportion to 32k, and what is hoped for."""
+"""Shapes with the paper's budgets for 128k tokens, whole and in proportion to 32k, and goals."""
 
 
 def heads(tokens: int) -> tuple[Any, Any, Any]:

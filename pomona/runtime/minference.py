@@ -6,9 +6,9 @@ Implements: the shapes of Sec. 3.1 with their indices (Algorithms 2 and 3: verti
     first keys and 100 nearest distances always kept; block-sparse from means of 64), and the search of Algorithm 1:
     candidates at equal cost, the one whose output is nearest to the dense one is the head's. Prefill only: keys and
     values stay complete, later tokens attend to all of them.
-Deviations: cost is counted in tiles of 64 x 64 that the kernel computes, and candidates are scaled until they cost what
-    the reference (a_shape) does; the released search compares them at fixed budgets. Masks are exact inside of tiles,
-    where the released GPU kernels keep whole tiles along a slash.
+Deviations: cost is counted in tiles of 64 x 64, and candidates are scaled until they cost what the reference (a_shape)
+    does; the released search compares them at fixed budgets. Masks are exact inside of tiles, where the released GPU
+    kernels keep whole tiles along a slash.
 Use when: prompts of many thousand tokens. Cost: the estimate reads the keys once with 64 queries. On two cores in bf16,
     prompts of 32k run about ten times as fast as dense attention (benchmarks/sparse_prefill.py).
 Relations: `a_shape` alone is StreamingLLM's mask, with the cache kept; block_sparse with all blocks is dense.

@@ -1,9 +1,11 @@
 // Attention of whole sequences to chosen keys, for processors with bf16 dot products (AVX512-BF16).
 //
-// Queries come in blocks of 64. A block reads tiles of 64 keys (all of them, those not later, or those that two bit maps
-// allow: one over keys, one over distances) and, besides, columns that lie scattered: these are packed once per head and
-// masked where a tile has them already. Softmax is kept up to date from tile to tile; what was summed is rescaled only
-// when a row's maximum grew by more than a factor of 2^8. Sums are float32, products of bf16 numbers.
+// Queries come in groups of 16, and so do keys: lines of equal distance are thin, and larger tiles would mostly compute
+// what is masked. A group of queries reads the groups of keys some steps before it, the same steps for every group, or
+// the blocks that a list names; two bit maps, over keys and over distances, say which pairs count. Columns that lie
+// scattered are packed once per head and masked where a group has them already. Four groups of keys at a time become one
+// tile. Softmax is kept up to date from tile to tile; what was summed is rescaled only when a row's maximum grew by more
+// than a factor of 2^8. Sums are float32, products of bf16 numbers.
 
 #include <cstdint>
 #include <cstring>
@@ -15,22 +17,23 @@
 
 namespace {
 
-constexpr int B = 64;  // rows and keys of a tile
-enum Kind { FULL = 0, CAUSAL = 1, BITS = 2 };
+constexpr int G = 16, W = 4;  // queries or keys of a group; groups of a tile, and of a listed block of 64 keys
 
 struct Call {
-    const uint16_t* query;      // (heads, tokens, width) bf16
-    const uint16_t* key;        // (kv heads, tokens, width)
-    const uint16_t* value;      // (kv heads, tokens, width)
-    uint16_t* out;              // (heads, tokens, width)
-    const int32_t* kv_head;     // (heads,)
-    const int64_t* first_tile;  // (heads * blocks + 1,) where the tiles of a block of queries begin
-    const int32_t* tiles;       // block of keys * 4 + kind; the block's own comes first
+    const uint16_t* query;        // (heads, tokens, width) bf16
+    const uint16_t* key;          // (kv heads, tokens, width)
+    const uint16_t* value;        // (kv heads, tokens, width)
+    uint16_t* out;                // (heads, tokens, width)
+    const int32_t* kv_head;       // (heads,)
+    const int64_t* first_step;    // (heads + 1,) where the steps of a head begin
+    const int32_t* steps;         // groups back from a group of queries, ascending, 0 first
+    const int64_t* first_block;   // (heads * blocks + 1,) where the list of a block of queries begins
+    const int32_t* listed;        // blocks of keys, the block's own first
     const int64_t* first_column;  // (heads + 1,)
-    const int32_t* columns;     // ascending in each head
-    const uint64_t* seen_keys;  // (heads, blocks) bit j: key j of the block is a column
-    const uint8_t* distances;   // (heads, distance_bytes) bit span - o: distance o is seen
-    int64_t heads, kv_heads, tokens, width, blocks, span, distance_bytes;
+    const int32_t* columns;       // ascending in each head
+    const uint16_t* seen_keys;    // (heads, groups) bit j: key j of the group is a column
+    const uint8_t* distances;     // (heads, distance_bytes) bit span - o: distance o is seen
+    int64_t heads, kv_heads, tokens, width, groups, span, distance_bytes;
     float scaling;
     int32_t threads;
 };
@@ -43,27 +46,32 @@ inline __m512bh pair_of(const uint16_t* at) {
     return (__m512bh)_mm512_set1_epi32(two);
 }
 
-// c (64, 16 W) = or += a (64, 2 pairs) b, with b packed as (pairs, columns, 2).
-template <int W, bool add>
-inline void multiply(const uint16_t* a, int64_t a_row, const uint16_t* b, int64_t b_pair, float* c, int64_t c_row, int pairs) {
-    for (int row = 0; row < B; row += 4) {
-        __m512 sum[4][W];
+// c (16, 16 N) = or += a (16, 2 * pairs * parts) times parts that lie apart, each packed as (pairs, columns, 2). Without
+// `shared`, the columns of c come from different parts; with it every part adds to all columns.
+template <int N, bool shared>
+inline void multiply(const uint16_t* a, int64_t a_row, const uint16_t* const* parts, int64_t pair, int pairs, float* c,
+                     int64_t c_row) {
+    for (int row = 0; row < G; row += 4) {
+        __m512 sum[4][N];
         for (int i = 0; i < 4; i++)
-            for (int w = 0; w < W; w++)
-                sum[i][w] = add ? _mm512_loadu_ps(c + (row + i) * c_row + 16 * w) : _mm512_setzero_ps();
-        for (int p = 0; p < pairs; p++) {
-            __m512bh column[W];
-            for (int w = 0; w < W; w++) {
-                column[w] = (__m512bh)_mm512_loadu_si512(b + p * b_pair + 32 * w);
-                asm("" : "+v"(column[w]));  // stays in its register: reading it four times takes as long as multiplying
-            }
-            for (int i = 0; i < 4; i++) {
-                __m512bh left = pair_of(a + (row + i) * a_row + 2 * p);
-                for (int w = 0; w < W; w++) sum[i][w] = _mm512_dpbf16_ps(sum[i][w], column[w], left);
+            for (int n = 0; n < N; n++)
+                sum[i][n] = shared ? _mm512_loadu_ps(c + (row + i) * c_row + 16 * n) : _mm512_setzero_ps();
+        for (int part = 0; part < (shared ? W : 1); part++) {
+            for (int p = 0; p < pairs; p++) {
+                __m512bh column[N];
+                for (int n = 0; n < N; n++) {
+                    const uint16_t* from = shared ? parts[part] + p * pair + 32 * n : parts[n] + p * pair;
+                    column[n] = (__m512bh)_mm512_loadu_si512(from);
+                    asm("" : "+v"(column[n]));  // stays in its register: reading it four times would take as long
+                }
+                for (int i = 0; i < 4; i++) {
+                    __m512bh left = pair_of(a + (row + i) * a_row + 2 * (part * pairs + p));
+                    for (int n = 0; n < N; n++) sum[i][n] = _mm512_dpbf16_ps(sum[i][n], column[n], left);
+                }
             }
         }
         for (int i = 0; i < 4; i++)
-            for (int w = 0; w < W; w++) _mm512_storeu_ps(c + (row + i) * c_row + 16 * w, sum[i][w]);
+            for (int n = 0; n < N; n++) _mm512_storeu_ps(c + (row + i) * c_row + 16 * n, sum[i][n]);
     }
 }
 
@@ -79,20 +87,19 @@ inline __m512 two_to(__m512 t) {  // 2^t to 4e-5 of itself; 0 far below
     return _mm512_scalef_ps(p, whole);
 }
 
-// 64 keys of `width` numbers as (width / 2, 64, 2); `rows` gives their places, absent ones are 0.
+// 16 keys of `width` numbers as (width / 2, 16, 2); `rows` gives their places, absent ones are 0.
 void pack_keys(const uint16_t* key, int64_t width, const int64_t* rows, int count, uint16_t* to) {
     uint32_t* out = (uint32_t*)to;
-    int64_t half = width / 2;
-    if (count < B) std::memset(to, 0, B * width * 2);
+    if (count < G) std::memset(to, 0, G * width * 2);
     for (int j = 0; j < count; j++) {
         const uint32_t* from = (const uint32_t*)(key + rows[j] * width);
-        for (int64_t p = 0; p < half; p++) out[p * B + j] = from[p];
+        for (int64_t p = 0; p < width / 2; p++) out[p * G + j] = from[p];
     }
 }
 
-// 64 values as (32, width, 2): two keys beside one another.
+// 16 values as (8, width, 2): two keys beside one another.
 void pack_values(const uint16_t* value, int64_t width, const int64_t* rows, int count, uint16_t* to) {
-    if (count < B) std::memset(to, 0, B * width * 2);
+    if (count < G) std::memset(to, 0, G * width * 2);
     for (int j = 0; j < count; j++) {
         const uint16_t* from = value + rows[j] * width;
         uint16_t* out = to + (j / 2) * 2 * width + (j & 1);
@@ -106,142 +113,184 @@ struct Packed {  // aligned: a read across two cache lines takes twice as long
     ~Packed() { ::operator delete(data, std::align_val_t(64)); }
 };
 
-struct Row {  // of one block of queries
-    alignas(64) float scores[B * B];
-    alignas(64) uint16_t weights[B * B];
-    alignas(64) float out[B * 256];
-    alignas(64) float total[B * 16];
-    float most[B];
+struct Tile {  // four groups of keys for one group of queries, and what the queries have summed so far
+    alignas(64) float scores[G * G * W];
+    alignas(64) uint16_t weights[G * G * W];
+    alignas(64) float out[G * 256];
+    alignas(64) float total[G * G];
+    float most[G];
+    const uint16_t *keys[W], *values[W];
+    const uint16_t* masks[W];  // 16 rows each; nullptr: every pair counts
+    uint16_t extra[W];         // columns, besides
+    bool own[W];               // the queries' own group: columns only up to the row
+    int count = 0;
 };
 
-inline uint64_t bits_at(const uint8_t* map, int64_t index) {
-    uint64_t low;
-    std::memcpy(&low, map + (index >> 3), 8);
-    int shift = index & 7;
-    return shift ? (low >> shift) | (uint64_t(map[(index >> 3) + 8]) << (64 - shift)) : low;
+inline uint16_t bits_at(const uint8_t* map, int64_t index) {
+    uint32_t bits;
+    std::memcpy(&bits, map + (index >> 3), 4);
+    return uint16_t(bits >> (index & 7));
 }
 
-// One tile: scores, weights, and their part of the output. `allowed` has the keys of each row.
-template <typename Allowed>
-void attend(const Call& call, Row& r, const uint16_t* query, const uint16_t* keys, const uint16_t* values, bool whole,
-            Allowed allowed) {
+// Scores, weights, and their part of the output.
+void attend(const Call& call, Tile& t, const uint16_t* query) {
+    static const uint16_t nothing[G] = {};
     const int width = int(call.width);
-    multiply<4, false>(query, width, keys, 2 * B, r.scores, B, width / 2);
+    for (int w = t.count; w < W; w++) {
+        t.keys[w] = t.keys[0];
+        t.values[w] = t.values[0];
+        t.masks[w] = nothing;
+        t.extra[w] = 0;
+        t.own[w] = false;
+    }
+    multiply<W, false>(query, width, t.keys, 2 * G, width / 2, t.scores, G * W);
     const __m512 scale = _mm512_set1_ps(call.scaling * 1.4426950408889634f), hidden = _mm512_set1_ps(-1e30f);
-    for (int row = 0; row < B; row++) {
-        __m512 s[4];
-        uint64_t bits = whole ? ~0ull : allowed(row);
-        for (int w = 0; w < 4; w++) {
-            s[w] = _mm512_mul_ps(_mm512_load_ps(r.scores + row * B + 16 * w), scale);
-            if (!whole) s[w] = _mm512_mask_blend_ps(__mmask16(bits >> (16 * w)), hidden, s[w]);
+    for (int row = 0; row < G; row++) {
+        __m512 s[W];
+        for (int w = 0; w < W; w++) {
+            s[w] = _mm512_mul_ps(_mm512_load_ps(t.scores + (row * W + w) * G), scale);
+            if (t.masks[w]) {
+                uint16_t column = t.own[w] ? t.extra[w] & uint16_t((2u << row) - 1) : t.extra[w];
+                s[w] = _mm512_mask_blend_ps(__mmask16(t.masks[w][row] | column), hidden, s[w]);
+            }
         }
         float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
-        if (most > r.most[row] + 8.0f) {
-            __m512 factor = two_to(_mm512_set1_ps(r.most[row] - most));
+        if (most > t.most[row] + 8.0f) {
+            __m512 factor = two_to(_mm512_set1_ps(t.most[row] - most));
             for (int d = 0; d < width; d += 16)
-                _mm512_store_ps(r.out + row * width + d, _mm512_mul_ps(_mm512_load_ps(r.out + row * width + d), factor));
-            _mm512_store_ps(r.total + 16 * row, _mm512_mul_ps(_mm512_load_ps(r.total + 16 * row), factor));
-            r.most[row] = most;
+                _mm512_store_ps(t.out + row * width + d, _mm512_mul_ps(_mm512_load_ps(t.out + row * width + d), factor));
+            _mm512_store_ps(t.total + G * row, _mm512_mul_ps(_mm512_load_ps(t.total + G * row), factor));
+            t.most[row] = most;
         }
-        __m512 base = _mm512_set1_ps(r.most[row]);
-        for (int w = 0; w < 4; w++) s[w] = two_to(_mm512_sub_ps(s[w], base));
+        __m512 base = _mm512_set1_ps(t.most[row]);
+        for (int w = 0; w < W; w++) s[w] = two_to(_mm512_sub_ps(s[w], base));
         __m512 sum = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
-        _mm512_store_ps(r.total + 16 * row, _mm512_add_ps(_mm512_load_ps(r.total + 16 * row), sum));
-        _mm512_store_si512(r.weights + row * B, (__m512i)_mm512_cvtne2ps_pbh(s[1], s[0]));
-        _mm512_store_si512(r.weights + row * B + 32, (__m512i)_mm512_cvtne2ps_pbh(s[3], s[2]));
+        _mm512_store_ps(t.total + G * row, _mm512_add_ps(_mm512_load_ps(t.total + G * row), sum));
+        _mm512_store_si512(t.weights + row * G * W, (__m512i)_mm512_cvtne2ps_pbh(s[1], s[0]));
+        _mm512_store_si512(t.weights + row * G * W + 32, (__m512i)_mm512_cvtne2ps_pbh(s[3], s[2]));
     }
+    const uint16_t* values[W];
     int d = 0;
-    for (; d + 64 <= width; d += 64) multiply<4, true>(r.weights, B, values + 2 * d, 2 * width, r.out + d, width, B / 2);
-    for (; d + 16 <= width; d += 16) multiply<1, true>(r.weights, B, values + 2 * d, 2 * width, r.out + d, width, B / 2);
+    for (; d + 64 <= width; d += 64) {
+        for (int w = 0; w < W; w++) values[w] = t.values[w] + 2 * d;
+        multiply<4, true>(t.weights, G * W, values, 2 * width, G / 2, t.out + d, width);
+    }
+    for (; d + 16 <= width; d += 16) {
+        for (int w = 0; w < W; w++) values[w] = t.values[w] + 2 * d;
+        multiply<1, true>(t.weights, G * W, values, 2 * width, G / 2, t.out + d, width);
+    }
+    t.count = 0;
+}
+
+inline void add(const Call& call, Tile& t, const uint16_t* query, const uint16_t* key, const uint16_t* value,
+                const uint16_t* mask, uint16_t extra, bool own) {
+    t.keys[t.count] = key;
+    t.values[t.count] = value;
+    t.masks[t.count] = mask;
+    t.extra[t.count] = extra;
+    t.own[t.count] = own;
+    if (++t.count == W) attend(call, t, query);
 }
 
 void run(const Call& c) {
-    const int64_t width = c.width, block_size = B * width;
-    Packed keys(c.kv_heads * c.blocks * block_size), values(c.kv_heads * c.blocks * block_size);
+    const int64_t width = c.width, size = G * width, blocks = (c.groups + W - 1) / W;
+    Packed keys(c.kv_heads * c.groups * size), values(c.kv_heads * c.groups * size);
     std::vector<int64_t> first_packed(c.heads + 1, 0);
     for (int64_t h = 0; h < c.heads; h++)
-        first_packed[h + 1] = first_packed[h] + (c.first_column[h + 1] - c.first_column[h] + B - 1) / B;
-    Packed column_keys(first_packed[c.heads] * block_size), column_values(first_packed[c.heads] * block_size);
+        first_packed[h + 1] = first_packed[h] + (c.first_column[h + 1] - c.first_column[h] + G - 1) / G;
+    Packed column_keys(first_packed[c.heads] * size), column_values(first_packed[c.heads] * size);
+    // The pairs of a group of queries and the group so many steps before it are the same for all groups.
+    std::vector<uint16_t> masks(c.first_step[c.heads] * G);
+    std::vector<uint8_t> whole(c.first_step[c.heads]);
+    uint16_t triangle[G], nothing[G] = {};
+    for (int row = 0; row < G; row++) triangle[row] = uint16_t((2u << row) - 1);
 #pragma omp parallel num_threads(c.threads)
     {
 #pragma omp for schedule(static)
-        for (int64_t each = 0; each < c.kv_heads * c.blocks; each++) {
-            int64_t head = each / c.blocks, start = (each % c.blocks) * B, rows[B];
-            int count = int(c.tokens - start < B ? c.tokens - start : B);
+        for (int64_t each = 0; each < c.kv_heads * c.groups; each++) {
+            int64_t head = each / c.groups, start = (each % c.groups) * G, rows[G];
+            int count = int(c.tokens - start < G ? c.tokens - start : G);
             for (int j = 0; j < count; j++) rows[j] = head * c.tokens + start + j;
-            pack_keys(c.key, width, rows, count, keys.data + each * block_size);
-            pack_values(c.value, width, rows, count, values.data + each * block_size);
+            pack_keys(c.key, width, rows, count, keys.data + each * size);
+            pack_values(c.value, width, rows, count, values.data + each * size);
         }
 #pragma omp for schedule(static)
         for (int64_t h = 0; h < c.heads; h++) {
             for (int64_t part = first_packed[h]; part < first_packed[h + 1]; part++) {
-                int64_t start = c.first_column[h] + (part - first_packed[h]) * B, rows[B];
-                int count = int(c.first_column[h + 1] - start < B ? c.first_column[h + 1] - start : B);
+                int64_t start = c.first_column[h] + (part - first_packed[h]) * G, rows[G];
+                int count = int(c.first_column[h + 1] - start < G ? c.first_column[h + 1] - start : G);
                 for (int j = 0; j < count; j++) rows[j] = c.kv_head[h] * c.tokens + c.columns[start + j];
-                pack_keys(c.key, width, rows, count, column_keys.data + part * block_size);
-                pack_values(c.value, width, rows, count, column_values.data + part * block_size);
+                pack_keys(c.key, width, rows, count, column_keys.data + part * size);
+                pack_values(c.value, width, rows, count, column_values.data + part * size);
+            }
+            for (int64_t at = c.first_step[h]; at < c.first_step[h + 1]; at++) {
+                whole[at] = 1;
+                for (int row = 0; row < G; row++) {
+                    uint16_t bits = bits_at(c.distances + h * c.distance_bytes, c.span - G * c.steps[at] - row);
+                    masks[at * G + row] = bits;
+                    whole[at] &= bits == 0xffff;
+                }
             }
         }
-        Row* r = new (std::align_val_t(64)) Row;
-        std::vector<uint8_t> touched(c.blocks);
-        std::vector<uint16_t> tail(block_size);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t turn = 0; turn < c.heads * c.blocks; turn++) {
-            // The last blocks, which have most to do, come first.
-            int64_t h = turn % c.heads, block = c.blocks - 1 - turn / c.heads, item = h * c.blocks + block;
-            int64_t start = block * B, kv = c.kv_head[h];
-            int rows = int(c.tokens - start < B ? c.tokens - start : B);
+        Tile* t = new (std::align_val_t(64)) Tile;
+        std::vector<uint8_t> touched(blocks * W);
+        std::vector<uint16_t> tail(size);
+#pragma omp for schedule(dynamic, 8)
+        for (int64_t turn = 0; turn < c.heads * c.groups; turn++) {
+            // The last groups, which have most to do, come first.
+            const int64_t h = turn / c.groups, group = c.groups - 1 - turn % c.groups, start = group * G;
+            const int64_t kv = c.kv_head[h] * c.groups;
+            const int rows = int(c.tokens - start < G ? c.tokens - start : G);
             const uint16_t* query = c.query + (h * c.tokens + start) * width;
-            if (rows < B) {
-                std::memset(tail.data(), 0, block_size * 2);
+            if (rows < G) {
+                std::memset(tail.data(), 0, size * 2);
                 std::memcpy(tail.data(), query, rows * width * 2);
                 query = tail.data();
             }
-            std::memset(r->out, 0, B * width * 4);
-            std::memset(r->total, 0, sizeof r->total);
-            for (int i = 0; i < B; i++) r->most[i] = -1e29f;
-            const int64_t from = c.first_tile[item], to = c.first_tile[item + 1];
-            for (int64_t at = from; at < to; at++) {
-                const int64_t key_block = c.tiles[at] >> 2, which = kv * c.blocks + key_block;
-                const int kind = c.tiles[at] & 3;
-                touched[key_block] = 1;
-                const uint16_t *k = keys.data + which * block_size, *v = values.data + which * block_size;
-                const bool own = key_block == block;
-                if (kind == BITS) {
-                    const uint8_t* map = c.distances + h * c.distance_bytes;
-                    const uint64_t columns = c.seen_keys[h * c.blocks + key_block];
-                    const int64_t index = c.span - start + key_block * B;
-                    attend(c, *r, query, k, v, false, [=](int row) {
-                        return bits_at(map, index - row) | (columns & (own ? ~0ull >> (63 - row) : ~0ull));
-                    });
-                } else {
-                    attend(c, *r, query, k, v, !own, [](int row) { return ~0ull >> (63 - row); });
+            std::memset(t->out, 0, G * width * 4);
+            std::memset(t->total, 0, sizeof t->total);
+            for (int i = 0; i < G; i++) t->most[i] = -1e29f;
+            std::memset(touched.data(), 0, touched.size());
+            for (int64_t at = c.first_step[h]; at < c.first_step[h + 1] && c.steps[at] <= group; at++) {
+                const int64_t from = group - c.steps[at];
+                touched[from] = 1;
+                add(c, *t, query, keys.data + (kv + from) * size, values.data + (kv + from) * size,
+                    whole[at] ? nullptr : masks.data() + at * G, c.seen_keys[h * c.groups + from], from == group);
+            }
+            const int64_t item = h * blocks + group / W;
+            for (int64_t at = c.first_block[item]; at < c.first_block[item + 1]; at++) {
+                // Backwards, so that the queries' own group is among the first.
+                for (int64_t from = W * c.listed[at] + W - 1; from >= W * int64_t(c.listed[at]); from--) {
+                    if (from > group) continue;
+                    touched[from] = 1;
+                    add(c, *t, query, keys.data + (kv + from) * size, values.data + (kv + from) * size,
+                        from == group ? triangle : nullptr, 0, false);
                 }
             }
             for (int64_t part = first_packed[h]; part < first_packed[h + 1]; part++) {
-                int64_t begin = c.first_column[h] + (part - first_packed[h]) * B;
-                if (c.columns[begin] >= start) break;  // later columns, which the block's own tile has
-                int count = int(c.first_column[h + 1] - begin < B ? c.first_column[h + 1] - begin : B);
-                uint64_t left = 0;
+                const int64_t begin = c.first_column[h] + (part - first_packed[h]) * G;
+                if (c.columns[begin] >= start) break;  // later columns, which the own group has
+                const int count = int(c.first_column[h + 1] - begin < G ? c.first_column[h + 1] - begin : G);
+                uint32_t left = 0;
                 for (int j = 0; j < count; j++) {
-                    int32_t column = c.columns[begin + j];
-                    left |= uint64_t(column < start && !touched[column / B]) << j;
+                    const int32_t column = c.columns[begin + j];
+                    left |= uint32_t(column < start && !touched[column / G]) << j;
                 }
-                if (!left) continue;
-                attend(c, *r, query, column_keys.data + part * block_size, column_values.data + part * block_size,
-                       left == ~0ull, [=](int) { return left; });
+                if (left)
+                    add(c, *t, query, column_keys.data + part * size, column_values.data + part * size,
+                        left == 0xffff ? nullptr : nothing, uint16_t(left), false);
             }
-            for (int64_t at = from; at < to; at++) touched[c.tiles[at] >> 2] = 0;
+            if (t->count) attend(c, *t, query);
             for (int i = 0; i < rows; i++) {
-                __m512 inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(r->total + 16 * i)));
+                __m512 inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(t->total + G * i)));
                 for (int64_t d = 0; d < width; d += 16) {
-                    __m512 o = _mm512_mul_ps(_mm512_load_ps(r->out + i * width + d), inverse);
+                    __m512 o = _mm512_mul_ps(_mm512_load_ps(t->out + i * width + d), inverse);
                     _mm256_storeu_si256((__m256i*)(c.out + (h * c.tokens + start + i) * width + d),
                                         (__m256i)_mm512_cvtneps_pbh(o));
                 }
             }
         }
-        ::operator delete(r, std::align_val_t(64));
+        ::operator delete(t, std::align_val_t(64));
     }
 }
 

@@ -25,8 +25,8 @@ ROWS = 128
 """Queries that `gathered` handles at once, and the sides of flex's blocks."""
 WIDEST = 256
 """Head sizes up to this, and multiples of 16, run compiled."""
-FULL, CAUSAL, BITS = 0, 1, 2
-"""How a tile is masked: not at all, by order alone, by the bit maps of columns and distances."""
+GROUP = 16
+"""Queries or keys that the compiled kernel handles together."""
 
 Way = Literal["compiled", "gathered", "flex"]
 
@@ -83,9 +83,10 @@ def gathered(query_NTH: Tensor, key_KTH: Tensor, value_KTH: Tensor, kept: Sequen
 
 class _Call(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out", "kv_head", "first_tile", "tiles")),
-        *((name, ctypes.c_void_p) for name in ("first_column", "columns", "seen_keys", "distances")),
-        *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "tokens", "width", "blocks", "span")),
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out", "kv_head", "first_step", "steps")),
+        *((name, ctypes.c_void_p) for name in ("first_block", "listed", "first_column", "columns", "seen_keys")),
+        ("distances", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "tokens", "width", "groups", "span")),
         ("distance_bytes", ctypes.c_int64),
         ("scaling", ctypes.c_float),
         ("threads", ctypes.c_int32),
@@ -124,15 +125,14 @@ def compiled(query_NTH: Tensor, key_KTH: Tensor, value_KTH: Tensor, kept: Sequen
         name: each.data_ptr()
         for name, each in zip(("query", "key", "value", "out"), (query, key, value, out), strict=True)
     }
-    blocks = -(-tokens // BLOCK)
     call = _Call(
         **addresses,
         heads=heads,
         kv_heads=len(key),
         tokens=tokens,
         width=width,
-        blocks=blocks,
-        span=blocks * BLOCK,
+        groups=-(-tokens // GROUP),
+        span=-(-tokens // BLOCK) * BLOCK,
         distance_bytes=arrays["distances"].shape[1],
         scaling=scaling,
         threads=torch.get_num_threads(),
@@ -142,51 +142,51 @@ def compiled(query_NTH: Tensor, key_KTH: Tensor, value_KTH: Tensor, kept: Sequen
 
 
 def index_of(kept: Sequence[Kept]) -> dict[str, Any]:
-    """What the kernel is told about each head: tiles of each block of queries (its own first), columns, bit maps."""
+    """What the kernel is told about each head.
+
+    Distances become the steps, in groups of 16, from a group of queries back to the groups of keys that it reads: the
+    same for all groups. Blocks become a list for each block of queries, its own first. A head has one or the other.
+    """
     tokens = kept[0].tokens
-    count = -(-tokens // BLOCK)
-    span = count * BLOCK
-    seen = np.zeros((len(kept), span), dtype=bool)
+    groups, blocks = -(-tokens // GROUP), -(-tokens // BLOCK)
+    span = blocks * BLOCK
+    seen = np.zeros((len(kept), groups * GROUP), dtype=bool)
     distances = np.zeros((len(kept), span + 2 * BLOCK), dtype=bool)
-    tiles, lengths, columns = [], [], []
+    steps, listed, lengths, columns = [], [], [], []
     for head, own in enumerate(kept):
         columns.append(own.columns.numpy().astype(np.int32))
         seen[head, columns[-1]] = True
-        far = own.distances.numpy()
-        distances[head, span - np.flatnonzero(far)] = True
-        # Tiles from the block itself backwards: step d at place d.
-        if own.blocks is not None:
-            back = _by_steps(own.blocks.numpy())
-            kinds = np.where(np.arange(count) == 0, CAUSAL, FULL)
-        else:
-            padded = np.concatenate([far, np.zeros(span + BLOCK - tokens, dtype=bool)])
-            sums = np.concatenate([[0], padded.cumsum()])
-            steps = np.arange(count) * BLOCK
-            first = np.maximum(steps - BLOCK + 1, 0)
-            number = sums[steps + BLOCK] - sums[first]  # distances that a pair of blocks so far apart can have
-            kinds = np.where(number == 2 * BLOCK - 1, FULL, BITS)
-            back = np.tril(np.broadcast_to(number > 0, (count, count)))
-        block, step = np.nonzero(back)
-        tiles.append((block - step) * 4 + kinds[step])
-        lengths.append(back.sum(1))
-    sizes = [len(each) for each in columns]
+        far = np.flatnonzero(own.distances.numpy())
+        distances[head, span - far] = True
+        # Distance 16 d + r is d steps back for most queries of a group, and d + 1 for the first r.
+        back = np.zeros(groups + 1, dtype=bool)
+        back[far // GROUP] = True
+        back[far[far % GROUP > 0] // GROUP + 1] = True
+        steps.append(np.flatnonzero(back[:groups]))
+        if own.blocks is None:
+            lengths.append(np.zeros(blocks, dtype=np.int64))
+            continue
+        from_here = np.flip(np.tril(own.blocks.numpy()), 1)  # backwards: the own block comes first
+        _, place = np.nonzero(from_here)
+        listed.append(blocks - 1 - place)
+        lengths.append(from_here.sum(1))
     packed = np.packbits(distances, axis=1, bitorder="little")
+    nothing = np.zeros(1, dtype=np.int32)
     return {
-        "first_tile": np.concatenate([[0], np.concatenate(lengths).cumsum()]).astype(np.int64),
-        "tiles": np.concatenate(tiles).astype(np.int32),
-        "first_column": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        "columns": np.concatenate([*columns, np.zeros(1, dtype=np.int32)]),
+        "first_step": starts([len(each) for each in steps]),
+        "steps": np.concatenate([*steps, nothing]).astype(np.int32),
+        "first_block": starts(np.concatenate(lengths)),
+        "listed": np.concatenate([*listed, nothing]).astype(np.int32),
+        "first_column": starts([len(each) for each in columns]),
+        "columns": np.concatenate([*columns, nothing]),
         "seen_keys": np.packbits(seen, axis=1, bitorder="little"),
-        "distances": np.pad(packed, ((0, 0), (0, 16))),  # the kernel reads nine bytes at once
+        "distances": np.pad(packed, ((0, 0), (0, 16))),  # the kernel reads four bytes at once
     }
 
 
-def _by_steps(blocks: Any) -> Any:
-    """(query block, key block) as (query block, query block minus key block)."""
-    count = len(blocks)
-    places = np.arange(count)
-    steps = places[:, None] - places
-    return np.where(steps >= 0, blocks[places[:, None], np.maximum(steps, 0)], False)
+def starts(lengths: Any) -> Any:
+    """Where each run of these lengths begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 # ---- flex
