@@ -171,3 +171,10 @@ def tuned_on_packages(scale: Scale) -> list[Any]:
     tuned["steps"] = steps[scale]
     stages: list[Any] = [{"adapt": {"name": f"tuned-{seed}", "seed": seed, **tuned}} for seed in range(TUNINGS)]
     return [*packages(), *stages, {"adapt": {"name": "probe", "method": "head", **tuned}}]
+
+
+def seeded(scale: Scale) -> list[Any]:
+    """Hardly a model (stage `base`), but another one at every seed: for measurements that make their material
+    themselves and need a number to start from."""
+    few = {**training(scale, 1.0e6), "tokens": 16 * training(scale, 1.0)["batch_size"] * LENGTH[scale]}
+    return [*docs(scale), {"pretrain": {"name": "base", "model": llama(scale, num_hidden_layers=1), **few}}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pomona.evidence.assets import base_lm, labelled, number_of
+from pomona.evidence.assets import labelled, number_of, seeded
 from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ SIZE, CONTEXTS, SHARE = 24_000, 3, 0.1
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """One recipe for all: contexts and model of the comparison are made from the seed while it is measured."""
-    stages = base_lm(scale, each_seed=True)
+    stages = seeded(scale)
     return {name: Arm(labelled(stages, name), "baseline" if name == "dense" else "method") for name in POLICIES}
 
 
