@@ -18,6 +18,7 @@ from pomona.ground.lazy import names_from
 if TYPE_CHECKING:
     from pomona.catalog.cards import Parameter, card, parameters
     from pomona.catalog.field import (
+        Accelerator,
         AdapterMethod,
         Attacking,
         Conversion,
@@ -43,6 +44,7 @@ __getattr__ = names_from(
         "MODALITIES": "kinds",
         "STAGES": "kinds",
         "STATUSES": "listing",
+        "Accelerator": "field",
         "AdapterMethod": "field",
         "Attacking": "field",
         "Conversion": "field",
@@ -77,6 +79,7 @@ __all__ = [
     "MODALITIES",
     "STAGES",
     "STATUSES",
+    "Accelerator",
     "AdapterMethod",
     "Attacking",
     "Conversion",

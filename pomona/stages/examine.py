@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from pydantic import PositiveInt
 
-from pomona.catalog import ObjectiveMethod
+from pomona.catalog import Accelerator, ObjectiveMethod
+from pomona.ground.errors import PomonaError
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
 
 
@@ -28,6 +29,8 @@ class ExamineStage(Stage):
     """Tokens per sequence. Default: as the models were trained, the shortest of them, else 256."""
     decode_tokens: PositiveInt = 128
     """Tokens that are written to measure the speed."""
+    accelerator: Accelerator | None = None
+    """What runs the models while they are scored, such as `minference`. Speed and samples are without it."""
     prompts: tuple[str, ...] = ()
     """Texts that every model continues. Default: the beginnings of some held-out documents."""
 
@@ -53,6 +56,11 @@ class ExamineStage(Stage):
         for forecast in view.all("models"):
             if (model := forecast.known.get("model")) is not None:
                 body = anatomy.of(model)
+                try:
+                    if self.accelerator is not None:
+                        self.accelerator.check(body)  # type: ignore[attr-defined]
+                except PomonaError as error:
+                    view.problem("accelerator", str(error))
                 if objective is None or fitting.check_model(view, objective, body):
                     flops += self.tokens * body.flops_per_token(length, training=False)
         return Forecast(

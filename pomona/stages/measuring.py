@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
 
+from pomona import anatomy
 from pomona.data import Corpus, Tokens, validation_batches
 from pomona.engine import Ledger
 from pomona.engine.speed import training_dtype
@@ -23,6 +26,11 @@ from pomona.stages.base import Artefact, Job, Made
 from pomona.stages.fitting import length_of, objective_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from pomona.ground.config import MethodConfig
     from pomona.stages.examine import ExamineStage
 
 PROMPTS = ("The", "This function returns", "To install the package,")
@@ -44,14 +52,15 @@ def examine(stage: ExamineStage, job: Job) -> Made:
     rows: list[ModelRow] = []
     samples: dict[tuple[str, str], dict[str, str]] = {}
     for artefact in job.inputs["models"]:
-        quality = quality_of(
-            artefact.folder,
-            objective,
-            batches,
-            token_bytes=torch.from_numpy(tokens.token_bytes),
-            dtype=training_dtype("auto"),
-            ledger=ledger,
-        )
+        with opened(artefact, stage.accelerator) as model:
+            quality = quality_of(
+                model,
+                objective,
+                batches,
+                token_bytes=torch.from_numpy(tokens.token_bytes),
+                dtype=training_dtype("auto"),
+                ledger=ledger,
+            )
         rate, by = None, ""
         if method.method == "next-token":
             generator = open_for_writing(artefact)
@@ -69,6 +78,17 @@ def examine(stage: ExamineStage, job: Job) -> Made:
         {"models": [asdict(row) for row in rows], "samples": [asdict(sample) for sample in written]},
     )
     return Made({"models": [row.name for row in rows], "note": f"{len(rows)} models"}, ledger)
+
+
+@contextmanager
+def opened(artefact: Artefact, accelerator: MethodConfig | None) -> Iterator[Path | PreTrainedModel]:
+    """A model to score: its folder, or, loaded, within an accelerator."""
+    if accelerator is None:
+        yield artefact.folder
+        return
+    model = anatomy.load(artefact.folder)
+    with accelerator.attach(model):  # type: ignore[attr-defined]
+        yield model
 
 
 def open_for_writing(artefact: Artefact) -> Generator:
