@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pomona.evidence.table import Table
     from pomona.stages import Artefact
 
-FLOPS: Mapping[Scale, float] = {"tiny": 8.0e11, "small": 1.0e14, "gpu": 1.0e18}
+FLOPS: Mapping[Scale, float] = {"tiny": 1.6e12, "small": 1.0e14, "gpu": 1.0e18}
 """Of an arm before the task, the teacher's included."""
 STUDENT = {
     "shape": "bert",
