@@ -1,9 +1,9 @@
 """Next-token prediction with masked inputs against plain: does a model learn better to find facts in its context?
 
-The sizes are those at which plain prediction begins to recall. With twice as many words around the facts and 1.2 M tokens
-neither objective recalled more than chance (6 %), over three seeds; only the loss differed, 2.6 % higher with masks. On
-symbols without any text plain prediction began to recall after some 800 steps, masked prediction had not by then: a mask
-on one of three places (fact, value, question) hides the lesson in which recall is learnt.
+The sizes are those at which plain prediction begins to recall. With twice as many words around the facts and 1.2 M
+tokens neither objective recalled more than chance (6 %), over three seeds; only the loss differed, 2.6 % higher with
+masks. On symbols without any text (one seed) plain prediction recalled 39 % after 800 steps, masked prediction 6 %: a
+mask on the fact, its value or the question hides the lesson in which recall is learnt.
 """
 
 from __future__ import annotations
