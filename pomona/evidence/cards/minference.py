@@ -1,4 +1,8 @@
-"""Sparse prefill at equal kept pairs: retrieval by a constructed model, held-out loss of a trained one, and time."""
+"""Sparse prefill at equal kept pairs: retrieval by a constructed model, held-out loss of a trained one, and time.
+
+Shapes are given to heads by a calibration prompt of its own (in the language part, by the first sequence), positions
+are found in each prompt.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +52,17 @@ def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
 
 
 class Shape:
-    """How an arm chooses the keys of a head at a share of the causal pairs."""
+    """How an arm chooses the keys of a head at a share of the causal pairs.
+
+    Attributes:
+        chosen: of the searched arm, which candidate each head was given by the calibration prompt.
+    """
 
     def __init__(self, name: str, share: float, seed: int) -> None:
         self.name, self.share, self.seed = name, share, seed
+        self.chosen: dict[str, int] = {}
 
-    def find(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Any:
+    def find(self, head: str, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Any:
         """The kept pairs of one head."""
         import torch
 
@@ -61,14 +70,18 @@ class Shape:
         from pomona.runtime.sparse_patterns import AShape, BlockSparse, Kept, VerticalSlash
 
         tokens = len(key)
-        if self.name == "searched":
-            candidates = (AShape(initial=32, local=128), VerticalSlash(vertical=64, slash=64), BlockSparse(blocks=8))
+        candidates = (AShape(initial=32, local=128), VerticalSlash(vertical=64, slash=64), BlockSparse(blocks=8))
+        if self.name == "searched" and head in self.chosen:
+            return self._at_share(candidates[self.chosen[head]], query, key, scaling)
+        if self.name == "searched":  # the calibration prompt: the smallest error among those that fit the share
             kept = [self._at_share(each, query, key, scaling) for each in candidates]
-            kept = [each for each in kept if each.pairs() <= 1.05 * self.share * tokens * (tokens + 1) / 2]
             _, errors = errors_of(query, key, value, kept, scaling)
-            return kept[min(range(len(kept)), key=errors.__getitem__)]
+            most = 1.05 * self.share * tokens * (tokens + 1) / 2
+            fitting = [number for number, each in enumerate(kept) if each.pairs() <= most]
+            self.chosen[head] = min(fitting, key=errors.__getitem__)
+            return kept[self.chosen[head]]
         if self.name == "a_shape":
-            return self._at_share(AShape(initial=32, local=128), query, key, scaling)
+            return self._at_share(candidates[0], query, key, scaling)
         draw = torch.Generator().manual_seed(self.seed)
         places, distances = torch.arange(tokens), torch.zeros(tokens, dtype=torch.bool)
         if self.name == "strided":  # every so many places back, and what is near
@@ -97,9 +110,13 @@ def computed(name: str, share: float, seed: int) -> Any:
     from pomona.anatomy import AttentionCall, Modifier
     from pomona.runtime.sparse_attention import gathered
 
+    shape = Shape(name, share, seed)
+
     class Prompts(Modifier):
         effects = frozenset({"kernel"})
-        recall: list[float] = []  # noqa: RUF012
+
+        def __init__(self) -> None:
+            self.recall: list[float] = []
 
         def modify(self, call: AttentionCall) -> None:
             call.compute_with(self.compute)
@@ -110,7 +127,8 @@ def computed(name: str, share: float, seed: int) -> Any:
             groups, outs = call.heads // call.key.shape[1], []
             for row in range(call.batch):
                 kept = [
-                    Shape(name, share, seed + head).find(
+                    shape.find(
+                        f"{call.place} {head}",
                         call.query[row, head],
                         call.key[row, head // groups],
                         call.value[row, head // groups],
@@ -137,10 +155,16 @@ def retrieval(name: str, seed: int) -> tuple[float, float]:
     from pomona.examination.scbench.retriever import Words, retriever
 
     right = asked = 0
-    words = Words(8192)
+    words = Words(16_384)
     examples = make("kv", size=SIZE, turns=QUESTIONS, count=CONTEXTS, seed=seed)
+    (calibration,) = make("kv", size=SIZE // 2, turns=SIZE // 100, seed=seed + 1)
     model = retriever(words.size, SIZE // 10, seed)
     shape = computed(name, KEPT, seed)
+    if name == "searched":  # shapes are given once, by another prompt, most of which asks
+        asking = [token for turn in calibration.turns for token in words.encode(turn.input)]
+        with torch.no_grad(), modify_attention(model, [shape]):
+            model(torch.tensor([[*words.encode(calibration.context), *asking]]))
+        shape.recall.clear()
     for example in examples:
         context = words.encode(example.context)
         questions = [words.encode(turn.input)[0] for turn in example.turns]

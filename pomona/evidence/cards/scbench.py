@@ -1,4 +1,8 @@
-"""Cache policies at a tenth of the cache, on a model that retrieves by construction."""
+"""Cache policies at a tenth of the cache, on a model that retrieves by construction.
+
+Keys of one page have nothing in common in this model, so that quest's bounds are as loose as they can be: what it loses
+here is an upper limit.
+"""
 
 from __future__ import annotations
 
