@@ -1,4 +1,9 @@
-"""Sophia-G against AdamW at equal compute; what curvature adds to the sign of momentum, and Hutchinson's estimate."""
+"""Sophia-G against AdamW at equal compute; what curvature adds to the sign of momentum, and Hutchinson's estimate.
+
+Findings at scale tiny, from the runs in which gamma was set: with 0.5 about 4 % of the coordinates are unclipped, with 5
+some 15 %, with 20 over 20 %; after 80 steps they end alike, all behind AdamW and near the sign of momentum alone. A run
+has twelve estimates, after which the mean of curvature is at a tenth of its level; the paper's have ten thousand.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ if TYPE_CHECKING:
     from pomona.stages import Artefact
 
 TOKENS = 2.5e5
-GAMMA: Mapping[Scale, float] = {"tiny": 0.5, "small": 0.5, "gpu": 0.05}
+GAMMA: Mapping[Scale, float] = {"tiny": 5.0, "small": 0.5, "gpu": 0.05}
 """Set by the authors' rule, 10 to 50 % of the coordinates unclipped: the noise of momentum grows as batches shrink, and
 theirs are 240 times as large as the tiny scale's."""
 NEVER = 1_000_000_000
