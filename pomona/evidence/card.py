@@ -81,6 +81,7 @@ class Experiment:
         arms: what is compared at a scale, by name.
         judge: the verdict on the finished table.
         seeds: how many are run unless asked otherwise.
+        prepare: writes what the arms read and no stage makes, before they run; asking for `arms` writes nothing.
     """
 
     slug: str
@@ -91,6 +92,7 @@ class Experiment:
     arms: Callable[[Scale], Mapping[str, Arm]]
     judge: Callable[[Table], Verdict]
     seeds: int = 3
+    prepare: Callable[[Scale], None] = lambda scale: None
 
     def metric(self, name: str) -> Metric:
         """The metric of that name."""

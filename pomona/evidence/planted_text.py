@@ -30,16 +30,19 @@ LINES = (
 Junk = Literal["repetitive", "random"]
 
 
-def planted(kind: Junk, kilobytes: int, seed: int = 0) -> str:
-    """Path of a folder with documents of 512 bytes: the same few lines again and again, or random characters."""
-    folder = FOLDER / f"{kind}-{kilobytes}k-{seed}"
-    draw = random.Random(f"{kind}/{seed}")
+def place_of(kind: Junk, kilobytes: int, seed: int = 0) -> Path:
+    """The folder in which `plant` writes."""
+    return FOLDER / f"{kind}-{kilobytes}k-{seed}"
+
+
+def plant(kind: Junk, kilobytes: int, seed: int = 0) -> None:
+    """Write documents of 512 bytes: the same few lines again and again, or random characters."""
+    folder, draw = place_of(kind, kilobytes, seed), random.Random(f"{kind}/{seed}")
     for number in range(2 * kilobytes):
         file, text = folder / f"{number:05d}.txt", _document(kind, draw)
         if not file.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             write_text(file, text)
-    return str(folder)
 
 
 def _document(kind: Junk, draw: random.Random) -> str:

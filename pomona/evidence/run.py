@@ -56,6 +56,7 @@ def run_card(card: Experiment, scale: Scale, seeds: int, *, work: Path, results:
     modules = measured(card, {name: arm.stages for name, arm in arms.items()})
     code = fingerprint(modules)  # as it is when the run begins
     say(f"[bold]{card.slug}[/] at scale {scale}, {seeds} seeds\n  claim: {card.claim}\n  equal: {card.equal}")
+    card.prepare(scale)
     if isinstance(card, DirectCard):
         trials = run_direct(card, scale, range(seeds), work, code)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pomona.evidence.assets import DATA_SEED, LENGTH, VOCABULARY, llama, training
 from pomona.evidence.card import Arm, Card, Metric, Role, Scale, Verdict
-from pomona.evidence.planted_text import looks, planted
+from pomona.evidence.planted_text import Junk, looks, place_of, plant
 
 if TYPE_CHECKING:
     from pomona.evidence.table import Table
@@ -20,6 +20,14 @@ TAUGHT = ("huggingface_hub/*", "peft/*", "pandas/*"), ("accelerate/*",)
 """Packages that the teacher learns from: clean text, and none of the corpus."""
 SIZES: Mapping[Scale, int] = {"tiny": 1, "small": 4, "gpu": 100}
 RATIO = 0.5
+JUNK: Mapping[Junk, int] = {"repetitive": 200, "random": 130}
+"""Kilobytes of text without worth at scale tiny."""
+
+
+def prepare(scale: Scale) -> None:
+    """Write the text without worth."""
+    for kind, size in JUNK.items():
+        plant(kind, size * SIZES[scale])
 
 
 def text(scale: Scale) -> list[Any]:
@@ -29,7 +37,7 @@ def text(scale: Scale) -> list[Any]:
         found = [{"path": "env:docs", "include": docs}, {"path": "env:code", "include": code}]
         return found if scale != "gpu" else ["env:docs", "env:code"]
 
-    junk = [planted("repetitive", 200 * SIZES[scale]), planted("random", 130 * SIZES[scale])]
+    junk = [str(place_of(kind, size * SIZES[scale])) for kind, size in JUNK.items()]
     shared = {"near_duplicates": None, "validation": 0.05, "seed": DATA_SEED}
     return [
         {"corpus": {"name": "mixed-text", "sources": [*clean(DOCS, CODE), *junk], **shared}},
@@ -152,6 +160,7 @@ CARD = Card(
         Metric("cost of the choice", "teacher, reference and scores over the student's training"),
     ),
     arms=arms,
+    prepare=prepare,
     measure=measure,
     judge=judge,
 )
