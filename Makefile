@@ -9,8 +9,8 @@ RECIPE ?= demo
 demo: $(VENV)/.ready            ## train, grow, compress and report; RECIPE=tiny takes a minute
 	$(BIN)/pomona run $(RECIPE)
 
-test: $(VENV)/.ready            ## the default test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.ready            ## the default test suite, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: $(VENV)/.ready           ## pomona against its peers on this machine; ARGS="train_step --quick"
 	$(BIN)/python -m benchmarks $(ARGS)
