@@ -22,6 +22,7 @@ POSITIONAL = {
     "corpus": "sources",
     "tokenize": "from",
     "examples": "sources",
+    "select": "data",
     "pretrain": "data",
     "continue": "from",
     "distil": "teacher",

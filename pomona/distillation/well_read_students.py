@@ -48,18 +48,19 @@ class WellReadStudents(Predictions):
     """See the card of this module."""
 
 
-def compact(name: str | tuple[int, int], **changes: Any) -> dict[str, Any]:
-    """The description of a compact BERT: a named one, or (blocks, hidden features) of the paper's grid.
+def compact(name: str | tuple[int, int], shape: str, **changes: Any) -> dict[str, Any]:
+    """The description of a compact model: a named one, or (blocks, hidden features) of the paper's grid.
 
     Heads have 64 features, feed-forwards four times the hidden ones.
 
     Args:
         name: "tiny", "mini", "small", "medium", "base", or a pair of `BLOCKS` and `HIDDEN`.
+        shape: of the model, as in a recipe; the paper's is BERT's.
         changes: other fields of the configuration.
     Raises:
         ConfigError: there is no such student.
     Example:
-        >>> compact("mini")["num_attention_heads"]
+        >>> compact("mini", "bert")["num_attention_heads"]
         4
     """
     if isinstance(name, str) and name not in NAMED:
@@ -68,4 +69,4 @@ def compact(name: str | tuple[int, int], **changes: Any) -> dict[str, Any]:
     if blocks not in BLOCKS or hidden not in HIDDEN:
         raise ConfigError(f"there is no student of {blocks} blocks and {hidden} features", needs=f"{BLOCKS} x {HIDDEN}")
     sizes = {"num_hidden_layers": blocks, "hidden_size": hidden, "num_attention_heads": hidden // 64}
-    return {"shape": "bert", **sizes, "intermediate_size": 4 * hidden, **changes}
+    return {"shape": shape, **sizes, "intermediate_size": 4 * hidden, **changes}

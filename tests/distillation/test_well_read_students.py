@@ -76,7 +76,7 @@ def test_a_certain_teacher_gives_the_labels_loss() -> None:
 @pytest.mark.parametrize("name, millions", [("tiny", 4.4), ("mini", 11.3), ("small", 29.1), ("medium", 41.7)])
 def test_the_grid_has_the_papers_sizes(name: str, millions: float) -> None:
     """Catches other heads, feed-forwards or depths: parameter counts of the released models, within 2 %."""
-    config = models.config_from(compact(name), 30_522)
+    config = models.config_from(compact(name, "bert"), 30_522)
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     assert model.num_parameters() == pytest.approx(1e6 * millions, rel=0.02)
@@ -86,8 +86,8 @@ def test_the_grid_has_the_papers_sizes(name: str, millions: float) -> None:
 def test_refusals() -> None:
     """Catches students that are not of the grid, and classes that are not the teacher's."""
     with pytest.raises(ConfigError, match="mini"):
-        compact("minni")
+        compact("minni", "bert")
     with pytest.raises(ConfigError, match="3 blocks"):
-        compact((3, 128))
+        compact((3, 128), "bert")
     with pytest.raises(UnsupportedModel, match="different things"):
         WellReadStudentsConfig().check(anatomy.of(FAMILIES["bert"]()), anatomy.of(classifier("bert")))

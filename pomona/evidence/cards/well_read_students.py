@@ -39,7 +39,9 @@ def text() -> list[Any]:
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """With and without pre-training, with and without distillation; all are tuned on the labels."""
-    model = compact("tiny", max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = compact(
+        "tiny", "bert", max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
     read = {"seq_length": 64, "batch_size": 16}
     sweep = {"learning_rate": [5e-4, 1.5e-3], "pilot": 0.3}
     reading = {
