@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
+import torch
+
 from pomona.anatomy import Anatomy
 from pomona.engine.head_loss import head_loss
 from pomona.engine.protocols import IGNORED, Batch, Loss
 from pomona.objectives.documents import positions_within, require_document_masks, require_length, starts_of
+
+
+class Causal:
+    """An objective of causal models. Fulfils `engine.protocols.Objective`; a method sets its name, and may prepare
+    batches in its own way."""
+
+    name: str
+    is_likelihood = True
+    samples_labels = True
+
+    def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Batch:
+        """`input_ids` and `labels` (B, T) of `tokens` (B, T+1); see `shifted`."""
+        return shifted(batch)
+
+    def check(self, body: Anatomy) -> None:
+        """Raise `UnsupportedModel` unless the model is causal and has a head."""
+        body.require("causal", "head", method=self.name)
+
+    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
+        """What the model is given of a prepared batch."""
+        return causal_inputs(body, batch, self.name)
+
+    def __call__(self, body: Anatomy, batch: Batch) -> Loss:
+        """Nats summed over the counted tokens.
+
+        Raises:
+            UnsupportedModel: the model is not causal, or its kernel cannot keep documents apart.
+            ConfigError: the sequence is longer than the model's positions.
+        """
+        self.check(body)
+        inputs = self.inputs(body, batch)
+        total, correct = head_loss(body, body.hidden(**inputs), batch["labels"], batch.get("draws"))
+        return Loss(total, (batch["labels"] != IGNORED).sum(), correct)
 
 
 def shifted(batch: Batch) -> Batch:
@@ -25,11 +60,6 @@ def shifted(batch: Batch) -> Batch:
     return made
 
 
-def check_causal(body: Anatomy, method: str) -> None:
-    """Raise `UnsupportedModel` unless the model is causal and has a head."""
-    body.require("causal", "head", method=method)
-
-
 def causal_inputs(body: Anatomy, batch: Batch, method: str) -> Batch:
     """What a causal model is given of a batch that `shifted` made."""
     require_length(body, batch["input_ids"].shape[1], method)
@@ -39,17 +69,3 @@ def causal_inputs(body: Anatomy, batch: Batch, method: str) -> Batch:
         require_document_masks(body, method)
         inputs["position_ids"] = batch["position_ids"]
     return inputs
-
-
-def causal_loss(body: Anatomy, batch: Batch, method: str) -> Loss:
-    """Nats summed over the counted labels of a batch that `shifted` made.
-
-    Raises:
-        UnsupportedModel: the model is not causal, or its kernel cannot keep documents apart.
-        ConfigError: the sequence is longer than the model's positions.
-    """
-    check_causal(body, method)
-    total, correct = head_loss(
-        body, body.hidden(**causal_inputs(body, batch, method)), batch["labels"], batch.get("draws")
-    )
-    return Loss(total, (batch["labels"] != IGNORED).sum(), correct)

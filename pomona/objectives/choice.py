@@ -34,7 +34,10 @@ def share_of(candidates_BT: Tensor, share: float) -> Tensor:
 
 
 def choose(
-    candidates_BT: Tensor, wanted_B: Tensor, generator: torch.Generator, words_BT: Tensor | None = None
+    candidates_BT: Tensor,
+    wanted_B: Tensor,
+    generator: torch.Generator | None,
+    words_BT: Tensor | None = None,
 ) -> Tensor:
     """(B, T) bool: so many of each row's candidates, all choices being equally likely; all where there are fewer.
 

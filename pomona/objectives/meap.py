@@ -24,9 +24,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pomona.anatomy import Anatomy
-from pomona.engine.protocols import Batch, Loss
-from pomona.objectives.causal import causal_inputs, causal_loss, check_causal, shifted
+from pomona.engine.protocols import Batch
+from pomona.objectives.causal import Causal, shifted
 from pomona.objectives.choice import choose, mask_token_of, ranks, special_tokens
 from pomona.objectives.config import ObjectiveConfig
 
@@ -53,8 +52,8 @@ class MeapConfig(ObjectiveConfig):
         return Meap(self, mask_id=mask_id, kept_V=torch.zeros_like(special) if self.hide_special else special)
 
 
-class Meap:
-    """See the card of this module. Fulfils `engine.protocols.Objective`.
+class Meap(Causal):
+    """See the card of this module.
 
     Args:
         config: share and choice of the hidden tokens.
@@ -64,12 +63,11 @@ class Meap:
 
     name = "meap"
     is_likelihood = False
-    samples_labels = True
 
     def __init__(self, config: MeapConfig, *, mask_id: int, kept_V: Tensor) -> None:
         self.config, self.mask_id, self.kept_V = config, mask_id, kept_V
 
-    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Batch:
         """As for next-token prediction, with some of `input_ids` hidden."""
         made = shifted(batch)
         inputs = made["input_ids"]
@@ -83,18 +81,6 @@ class Meap:
             chosen = choose(candidates, torch.full((inputs.shape[0],), count), generator)
         made["input_ids"] = inputs.masked_fill(chosen, self.mask_id)
         return made
-
-    def check(self, body: Anatomy) -> None:
-        """Raise `UnsupportedModel` unless the model is causal and has a head."""
-        check_causal(body, self.name)
-
-    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
-        """What the model is given of a prepared batch."""
-        return causal_inputs(body, batch, self.name)
-
-    def __call__(self, body: Anatomy, batch: Batch) -> Loss:
-        """Nats summed over all tokens, hidden or not; see `causal_loss` for what is refused."""
-        return causal_loss(body, batch, self.name)
 
 
 def hidden_count(length: int, ratio: float) -> int:

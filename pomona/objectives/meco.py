@@ -22,16 +22,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, field_validator
 
-from pomona.anatomy import Anatomy
 from pomona.data.packed import PackedStream, PackedWindows, Prefix
 from pomona.data.permutation import Permutation, derive_key
 from pomona.data.tokenizer import end_of_document
-from pomona.engine.protocols import Batch, Loss
-from pomona.objectives.causal import causal_loss, check_causal, shifted
+from pomona.objectives.causal import Causal
 from pomona.objectives.config import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -111,24 +108,10 @@ class MecoConfig(ObjectiveConfig):
         return PackedStream(phases, batch_size=batch_size, seed=seed, world_size=world_size)
 
 
-class Meco:
-    """See the card of this module. Fulfils `engine.protocols.Objective`; the phases are the stream's."""
+class Meco(Causal):
+    """See the card of this module. The phases are the stream's; what is `given` is not counted, see `shifted`."""
 
     name = "meco"
-    is_likelihood = True
-    samples_labels = True
-
-    def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Batch:
-        """`input_ids` and `labels` (B, T) of `tokens` (B, T+1); what is `given` is not counted. See `shifted`."""
-        return shifted(batch)
-
-    def check(self, body: Anatomy) -> None:
-        """Raise `UnsupportedModel` unless the model is causal and has a head."""
-        check_causal(body, self.name)
-
-    def __call__(self, body: Anatomy, batch: Batch) -> Loss:
-        """Nats summed over the counted tokens; see `causal_loss` for what is refused."""
-        return causal_loss(body, batch, self.name)
 
 
 def part_of(value: str, part: Part) -> str:

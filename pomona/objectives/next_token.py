@@ -13,11 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-
-from pomona.anatomy import Anatomy
-from pomona.engine.protocols import Batch, Loss
-from pomona.objectives.causal import causal_inputs, causal_loss, check_causal, shifted
+from pomona.objectives.causal import Causal
 from pomona.objectives.config import ObjectiveConfig
 
 
@@ -31,25 +27,7 @@ class NextTokenConfig(ObjectiveConfig):
         return NextToken()
 
 
-class NextToken:
-    """See the card of this module. Fulfils `engine.protocols.Objective`."""
+class NextToken(Causal):
+    """See the card of this module."""
 
     name = "next-token"
-    is_likelihood = True
-    samples_labels = True
-
-    def prepare(self, batch: Batch, generator: torch.Generator | None = None) -> Batch:
-        """`input_ids` and `labels` (B, T) of `tokens` (B, T+1); see `shifted`."""
-        return shifted(batch)
-
-    def check(self, body: Anatomy) -> None:
-        """Raise `UnsupportedModel` unless the model is causal and has a head."""
-        check_causal(body, self.name)
-
-    def inputs(self, body: Anatomy, batch: Batch) -> Batch:
-        """What the model is given of a prepared batch."""
-        return causal_inputs(body, batch, self.name)
-
-    def __call__(self, body: Anatomy, batch: Batch) -> Loss:
-        """Nats summed over the counted tokens; see `causal_loss` for what is refused."""
-        return causal_loss(body, batch, self.name)

@@ -30,7 +30,6 @@ from pomona import anatomy
 from pomona.anatomy import Anatomy, Weight
 from pomona.sparsity.report import SparsityReport
 from pomona.sparsity.weight_pruning import ZeroingConfig, zero_
-from pomona.sparsity.weight_scores import prunable, require_finite
 
 if TYPE_CHECKING:
     from pomona.engine import Batch, Objective
@@ -48,10 +47,7 @@ class SpdfConfig(ZeroingConfig):
     def apply_(self, model: Any, batches: Sequence[Batch] = (), objective: Objective | None = None) -> SparsityReport:
         start = time.perf_counter()
         body = model if isinstance(model, Anatomy) else anatomy.of(model)
-        self.check(body)
-        weights = prunable(body, self.roles)
-        require_finite(weights)
-        count = body.parameter_count()
+        weights = self.checked(body)
         if self.sparsity == 0.0:
             cuts = zero_(weights, random_masks(weights, 0.0, self.seed))
         else:
@@ -60,16 +56,7 @@ class SpdfConfig(ZeroingConfig):
                 if self.rescale:
                     for weight in weights:
                         weight.write_(weight.read() / math.sqrt(1.0 - self.sparsity))
-        return SparsityReport(
-            method=self.method,
-            config=self.model_dump(mode="json"),
-            cuts=cuts,
-            parameters_before=count,
-            parameters_after=count,
-            zeros=sum(cut.before - cut.after for cut in cuts),
-            loads_with=body.loads_with,
-            seconds=time.perf_counter() - start,
-        )
+        return self.report(body, cuts, time.perf_counter() - start)
 
 
 def random_masks(weights: Sequence[Weight], sparsity: float, seed: int) -> Iterator[Tensor]:

@@ -42,6 +42,27 @@ class ZeroingConfig(PruningConfig):
         self.check(body)
         return body.loads_with
 
+    def checked(self, body: Anatomy) -> list[Weight]:
+        """The weights that count. Raises as `check` does, and where one is not finite."""
+        self.check(body)
+        weights = prunable(body, self.roles)
+        require_finite(weights)
+        return weights
+
+    def report(self, body: Anatomy, cuts: tuple[Cut, ...], seconds: float) -> SparsityReport:
+        """What was zeroed: sizes stay."""
+        count = body.parameter_count()
+        return SparsityReport(
+            method=self.method,
+            config=self.model_dump(mode="json"),
+            cuts=cuts,
+            parameters_before=count,
+            parameters_after=count,
+            zeros=sum(cut.before - cut.after for cut in cuts),
+            loads_with=body.loads_with,
+            seconds=seconds,
+        )
+
     def start_(self, model: Any, seed: int = 0) -> HeldZeros:
         """Zero weights of a model that has not been trained; they stay zero while it is (see `sparsity.start`).
 
@@ -70,22 +91,10 @@ class WeightPruning(ZeroingConfig):
     def apply_(self, model: Any, batches: Sequence[Batch] = (), objective: Objective | None = None) -> SparsityReport:
         start = time.perf_counter()
         body = model if isinstance(model, Anatomy) else anatomy.of(model)
-        self.check(body)
-        weights = prunable(body, self.roles)
-        require_finite(weights)
-        before = body.parameter_count()
+        weights = self.checked(body)
         with anatomy.touched(body, self.method):
             cuts = zero_(weights, self.masks(weights), self.remark)
-        return SparsityReport(
-            method=self.method,
-            config=self.model_dump(mode="json"),
-            cuts=cuts,
-            parameters_before=before,
-            parameters_after=before,
-            zeros=sum(cut.before - cut.after for cut in cuts),
-            loads_with=body.loads_with,
-            seconds=time.perf_counter() - start,
-        )
+        return self.report(body, cuts, time.perf_counter() - start)
 
 
 @torch.no_grad()

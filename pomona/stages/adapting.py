@@ -1,4 +1,4 @@
-"""Carry out `adapt`: a lesson (what is learnt, from what), a method attached to the model, training, scores."""
+"""Carry out `adapt`: an assignment (what is learnt, from what), a method attached to the model, training, scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pomona.tasks.classifier import head_of, ready_tokenizer
 
 
 @dataclass
-class Lesson:
+class Assignment:
     """What a model is to learn.
 
     Attributes:
@@ -59,16 +59,16 @@ class Lesson:
 def adapt(stage: AdaptStage, job: Job) -> Made:
     """Adapt the input's model as the stage says and write it into the job's folder."""
     source = job.input("from")
-    lesson = classification(stage, job, source) if stage.task == "classify" else writing(stage, job, source)
-    body = anatomy.of(lesson.model)
-    adapter = stage.method.attach_(body, head=lesson.head, seed=job.seed)  # type: ignore[attr-defined]
-    body = anatomy.of(lesson.model)
-    objective, stream = adapter.taught(lesson.objective, lesson.stream, job.seed)
-    steps = lesson.steps
+    assignment = classification(stage, job, source) if stage.task == "classify" else writing(stage, job, source)
+    body = anatomy.of(assignment.model)
+    adapter = stage.method.attach_(body, head=assignment.head, seed=job.seed)  # type: ignore[attr-defined]
+    body = anatomy.of(assignment.model)
+    objective, stream = adapter.taught(assignment.objective, assignment.stream, job.seed)
+    steps = assignment.steps
     if steps is None:
-        one = lesson.objective.prepare(lesson.stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
-        with fast_products(body, lesson.model.device):  # counted as it will run
-            steps = stage.budget_in_steps(job, measure_flops(body, lesson.objective, one) * stage.batch_size)
+        one = assignment.objective.prepare(assignment.stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
+        with fast_products(body, assignment.model.device):  # counted as it will run
+            steps = stage.budget_in_steps(job, measure_flops(body, assignment.objective, one) * stage.batch_size)
     sweep = Ledger()
     optimizer_config = stage.optimizer
     facts: dict[str, Any] = {}
@@ -76,10 +76,10 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
         rate, facts["sweep"] = choose_rate(stage, job, steps, sweep)
         optimizer_config = with_rate(optimizer_config, rate)
     optimizer = optimizer_config.build(body, total_steps=steps)  # type: ignore[attr-defined]
-    trained = sum(parameter.numel() for parameter in lesson.model.parameters() if parameter.requires_grad)
+    trained = sum(parameter.numel() for parameter in assignment.model.parameters() if parameter.requires_grad)
     assert isinstance(stage.engine, FitConfig)
     training = fit(
-        lesson.model,
+        assignment.model,
         objective,
         stream,
         optimizer,
@@ -87,23 +87,23 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
         steps=steps,
         config=stage.engine.model_copy(update={"seed": job.seed}),
         folder=job.work / "fit",
-        validation=lesson.validation,
-        token_bytes=lesson.token_bytes,
+        validation=assignment.validation,
+        token_bytes=assignment.token_bytes,
         title=job.name,
     )
     if not job.main:
         return Made()
-    facts |= at_every_size(adapter, lesson)
+    facts |= at_every_size(adapter, assignment)
     adapter.save(job.folder / FOLDER)
-    facts |= lesson.scored(body) if not adapter.mergeable else {}
+    facts |= assignment.scored(body) if not adapter.mergeable else {}
     if adapter.mergeable:
         adapter.merge_()
-        body = anatomy.of(lesson.model)
-        facts |= lesson.scored(body)
+        body = anatomy.of(assignment.model)
+        facts |= assignment.scored(body)
     else:
         adapter.detach_()
-        setattr(lesson.model.config, anatomy.KEEPS, stage.method.method)
-    models.save(lesson.model, lesson.tokenizer, job.folder)
+        setattr(assignment.model.config, anatomy.KEEPS, stage.method.method)
+    models.save(assignment.model, assignment.tokenizer, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
     training.ledger.merge(sweep, "sweep")
     training.ledger.charge("attach", flops=adapter.cost[0], seconds=adapter.cost[1])
@@ -124,16 +124,16 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
     return Made(facts, training.ledger)
 
 
-def at_every_size(adapter: Adapter, lesson: Lesson) -> dict[str, Any]:
+def at_every_size(adapter: Adapter, assignment: Assignment) -> dict[str, Any]:
     """The scores at each size that the adapter can be used at, where there are several."""
     found = {}
     for name, choose in adapter.variants().items():
         choose()
-        found[name] = lesson.scored(anatomy.of(lesson.model))
+        found[name] = assignment.scored(anatomy.of(assignment.model))
     return {"variants": found} if found else {}
 
 
-def classification(stage: AdaptStage, job: Job, source: Artefact) -> Lesson:
+def classification(stage: AdaptStage, job: Job, source: Artefact) -> Assignment:
     """The labels of texts, with transformers' classifier of the model's family."""
     examples = Examples.open(job.input("examples").folder)
     tokenizer = ready_tokenizer(models.load_tokenizer(source.folder))
@@ -151,7 +151,7 @@ def classification(stage: AdaptStage, job: Job, source: Artefact) -> Lesson:
         return {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "scores": scores.to_dict(), **task}
 
     task = {"task": "classify", "labels": list(examples.labels)}
-    return Lesson(
+    return Assignment(
         model,
         tokenizer,
         Classify(),
@@ -163,13 +163,13 @@ def classification(stage: AdaptStage, job: Job, source: Artefact) -> Lesson:
     )
 
 
-def writing(stage: AdaptStage, job: Job, source: Artefact) -> Lesson:
+def writing(stage: AdaptStage, job: Job, source: Artefact) -> Assignment:
     """The tokens of a corpus, by the stage's objective."""
     tokens = Tokens.open(job.input("data").folder)
     model = models.load(source.folder)
     tokens.require_vocabulary(model.config.vocab_size)
     plain = stage.objective.model_dump(mode="json")
-    return Lesson(
+    return Assignment(
         model,
         tokens.tokenizer,
         stage.objective.build(tokens.tokenizer),  # type: ignore[attr-defined]
