@@ -86,19 +86,6 @@ def base_lm(scale: Scale, model: Mapping[str, Any] | None = None, *, each_seed: 
     return [*docs(scale), {"pretrain": {**stage, "schedule": "warmup-stable-decay", **training(scale, 1.0e6)}}]
 
 
-def labelled(stages: Sequence[Any], label: str) -> list[Any]:
-    """The same recipe, made once for all arms, whose first stage bears a label: what is measured differs, not what is
-    made. `label in made` tells an arm from the others."""
-    (verb, values), *rest = stages[0].items()
-    assert not rest
-    return [{verb: {**values, "name": label}}, *stages[1:]]
-
-
-def number_of(made: Mapping[str, Any]) -> int:
-    """A number that differs from seed to seed, for what a measurement itself draws."""
-    return int(made["base"].hash, 16) % 2**31
-
-
 PACKAGES = 16
 """Labels of the task that models are adapted to."""
 
@@ -171,10 +158,3 @@ def tuned_on_packages(scale: Scale) -> list[Any]:
     tuned["steps"] = steps[scale]
     stages: list[Any] = [{"adapt": {"name": f"tuned-{seed}", "seed": seed, **tuned}} for seed in range(TUNINGS)]
     return [*packages(), *stages, {"adapt": {"name": "probe", "method": "head", **tuned}}]
-
-
-def seeded(scale: Scale) -> list[Any]:
-    """Hardly a model (stage `base`), but another one at every seed: for measurements that make their material
-    themselves and need a number to start from."""
-    few = {**training(scale, 1.0e6), "tokens": 16 * training(scale, 1.0)["batch_size"] * LENGTH[scale]}
-    return [*docs(scale), {"pretrain": {"name": "base", "model": llama(scale, num_hidden_layers=1), **few}}]

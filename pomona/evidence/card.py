@@ -16,7 +16,7 @@ from pomona.ground.errors import ConfigError
 
 if TYPE_CHECKING:
     from pomona.evidence.table import Table
-    from pomona.stages import Artefact
+    from pomona.evidence.trials import Outcome
 
 Scale = Literal["tiny", "small", "gpu"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -104,10 +104,11 @@ class Card(Experiment):
     """An experiment whose arms are recipes.
 
     Attributes:
-        measure: the metrics of one arm at one seed, from everything that its recipe made, by label.
+        measure: the metrics of one arm at one seed, from everything that its recipe made, by label. Cards whose arms
+            differ in how they are measured find `arm` and `seed` there, too.
     """
 
-    measure: Callable[[Mapping[str, Artefact]], Mapping[str, float]]
+    measure: Callable[[Outcome], Mapping[str, float]]
 
 
 def module_of(slug: str) -> str:

@@ -7,7 +7,7 @@ interrupted experiment continues where it stopped, and a later one with more see
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ from pomona.stages.runner import execute, prepare
 from pomona.stages.store import Store
 from pomona.stages.training import TrainingStage
 
-Measure = Callable[[Mapping[str, Artefact]], Mapping[str, float]]
+
+class Outcome(dict[str, Artefact]):
+    """Everything that the recipe of an arm made with a seed, by label."""
+
+    def __init__(self, made: Iterable[Artefact], arm: str, seed: int) -> None:
+        super().__init__({artefact.name: artefact for artefact in made})
+        self.arm, self.seed = arm, seed
+
+
+Measure = Callable[[Outcome], Mapping[str, float]]
 
 
 def run_trials(
@@ -59,7 +68,7 @@ def run_trials(
     for count, (arm, seed, recipe, store, nodes) in enumerate(runs, start=1):
         say(f"[bold]{name}[/] {count} of {len(runs)}: {arm}, seed {seed}")
         with store.locked():
-            made = {artefact.name: artefact for artefact in execute(nodes, store, recipe)}
+            made = Outcome(execute(nodes, store, recipe), arm, seed)
         trial = Trial(arm, seed, dict(measures[arm](made)), **costs(made, shared[seed]))
         say("  " + ", ".join(f"{metric} {value:.4g}" for metric, value in trial.metrics.items()))
         trials.append(trial)

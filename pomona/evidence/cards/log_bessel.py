@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pomona.evidence.assets import base_lm, labelled, number_of
+from pomona.evidence.assets import base_lm
 from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pomona.evidence.table import Table
-    from pomona.stages import Artefact
+    from pomona.evidence.trials import Outcome
 
 POINTS, CHECKED, MOST_CHECKED = 20_000, 150, 1500.0
 """Points of the range, points with forty digits, and the largest order and argument of these."""
@@ -26,20 +26,21 @@ Function = Callable[["Tensor", "Tensor"], "Tensor"]
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """One recipe: the trained decoder gives features of documents; the functions are measured by themselves."""
     stages = base_lm(scale, each_seed=True)
-    return {"log-bessel": Arm(labelled(stages, "ours")), "SciPy": Arm(labelled(stages, "scipy"), "baseline")}
+    return {"log-bessel": Arm(stages), "SciPy": Arm(stages, "baseline")}
 
 
-def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
+def measure(made: Outcome) -> dict[str, float]:
     """See the metrics."""
     import torch
 
     from pomona.numerics import log_iv, log_kv
 
-    log_i, log_k = (log_iv, log_kv) if "ours" in made else scipy_logs()
-    draw = torch.Generator().manual_seed(number_of(made))
+    ours = made.arm == "log-bessel"
+    log_i, log_k = (log_iv, log_kv) if ours else scipy_logs()
+    draw = torch.Generator().manual_seed(made.seed)
     v, x = points(POINTS, 1e5, 1e6, draw)
     values = torch.cat([log_i(v, x), log_k(v, x)])
-    fits = [fitted("ours" in made, p, draw) for p in DIMENSIONS]
+    fits = [fitted(ours, p, draw) for p in DIMENSIONS]
     good = [error for error in fits if math.isfinite(error)]
     return {
         "finite": float(values.isfinite().double().mean()),
@@ -47,7 +48,7 @@ def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
         "fits": float(sum(error < 0.1 for error in good)),
         "kappa error": max(good, default=math.inf),
         "nanoseconds": timed(log_i, log_k, draw),
-        "accuracy": told_apart("ours" in made, *features(made), draw),
+        "accuracy": told_apart(ours, *features(made), draw),
     }
 
 
@@ -131,7 +132,7 @@ def fitted(ours: bool, p: int, draw: Any) -> float:
     return abs(found / kappa - 1)
 
 
-def features(made: Mapping[str, Artefact]) -> tuple[Tensor, Tensor]:
+def features(made: Outcome) -> tuple[Tensor, Tensor]:
     """Mean last hidden states of held-out documents of the six largest packages, and which package each is of."""
     from collections import Counter
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pomona.evidence.assets import base_lm, labelled, number_of
+from pomona.evidence.assets import base_lm
 from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pomona.evidence.table import Table
-    from pomona.stages import Artefact
+    from pomona.evidence.trials import Outcome
 
 ARMS = ("dense", "searched", "a_shape", "strided", "random columns")
 KEPT, KEPT_LANGUAGE = 0.2, 0.25
@@ -32,22 +32,17 @@ TIMED = 16_384
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """One recipe for all: a trained decoder. How attention is computed differs where it is measured."""
     stages = base_lm(scale, each_seed=True)
-    return {
-        name: Arm(labelled(stages, name.replace(" ", "-")), "method" if name == "searched" else "baseline")
-        for name in ARMS
-    }
+    return {name: Arm(stages, "method" if name == "searched" else "baseline") for name in ARMS}
 
 
-def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
+def measure(made: Outcome) -> dict[str, float]:
     """See the metrics."""
-    (name,) = (name for name in ARMS if name.replace(" ", "-") in made)
-    seed = number_of(made)
-    accuracy, recall = retrieval(name, seed)
+    accuracy, recall = retrieval(made.arm, made.seed)
     return {
         "retrieval": accuracy,
         "recall": recall,
-        "loss": language(name, made, seed),
-        "time": timed(name, seed),
+        "loss": language(made),
+        "time": timed(made.arm, made.seed),
     }
 
 
@@ -176,7 +171,7 @@ def retrieval(name: str, seed: int) -> tuple[float, float]:
     return right / asked, statistics.fmean(shape.recall) if shape else 1.0
 
 
-def language(name: str, made: Mapping[str, Artefact], seed: int) -> float:
+def language(made: Outcome) -> float:
     """Held-out nats per token of the trained decoder on whole contexts."""
     from contextlib import nullcontext
 
@@ -190,7 +185,7 @@ def language(name: str, made: Mapping[str, Artefact], seed: int) -> float:
     body = anatomy.of(anatomy.load(made["base"].folder).eval())
     length = body.max_positions or 256
     batches = validation_batches(tokens.validation, batch_size=4, seq_length=length, limit_tokens=16 * length)
-    shape = computed(name, KEPT_LANGUAGE, seed)
+    shape = computed(made.arm, KEPT_LANGUAGE, made.seed)
     nats = count = 0.0
     with torch.no_grad(), modify_attention(body, [shape]) if shape else nullcontext():
         for batch in batches:

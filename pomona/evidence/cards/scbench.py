@@ -7,14 +7,14 @@ here is an upper limit.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pomona.evidence.assets import labelled, number_of, seeded
-from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
+from pomona.evidence.card import Arm, Metric, Scale, Verdict
+from pomona.evidence.direct import DirectCard
 
 if TYPE_CHECKING:
     from pomona.evidence.table import Table
-    from pomona.stages import Artefact
 
 POLICIES = ("dense", "streaming", "snapkv", "quest", "kivi")
 SIZE, CONTEXTS, SHARE = 24_000, 3, 0.1
@@ -22,19 +22,16 @@ SIZE, CONTEXTS, SHARE = 24_000, 3, 0.1
 
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
-    """One recipe for all: contexts and model of the comparison are made from the seed while it is measured."""
-    stages = seeded(scale)
-    return {name: Arm(labelled(stages, name), "baseline" if name == "dense" else "method") for name in POLICIES}
+    """The policies; contexts and model are made from the seed."""
+    return {name: Arm([], "baseline" if name == "dense" else "method") for name in POLICIES}
 
 
-def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
+def attempt(scale: Scale, arm: str, seed: int, folder: Path) -> dict[str, float]:
     """Accuracy by turn and mode, and bytes of the cache."""
     from pomona.examination.scbench import ScbenchConfig, examine, make
     from pomona.examination.scbench.policies import Dense, Kivi, Quest, SnapKV, Streaming
     from pomona.examination.scbench.retriever import Words, retriever
 
-    (name,) = (name for name in POLICIES if name in made)
-    seed = number_of(made)
     examples = make("kv", size=SIZE, count=CONTEXTS, seed=seed)
     words = Words(4096 * CONTEXTS)
     length = max(len(words.encode(example.context)) for example in examples)
@@ -45,7 +42,7 @@ def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
         "snapkv": SnapKV(capacity=budget),
         "quest": Quest(budget=budget),
         "kivi": Kivi(),
-    }[name]
+    }[arm]
     config = ScbenchConfig(policies=(policy,), full_length=None)
     model = retriever(words.size, length + 100, seed)
     report = examine(model, words.encode, words.decode, examples, config)
@@ -53,7 +50,7 @@ def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
         "first turn": report.mean(mode="multi_turn", turn=1),
         "later turns": report.mean(mode="multi_turn", turn=range(2, 6)),
         "requests": report.mean(mode="multi_request"),
-        "cache": report.bytes(name) / 1e6,
+        "cache": report.bytes(arm) / 1e6,
     }
 
 
@@ -77,7 +74,7 @@ def judge(table: Table) -> Verdict:
     return Verdict("partly" if first - later >= 0.4 else "not reproduced", because)
 
 
-CARD = Card(
+CARD = DirectCard(
     slug="scbench",
     claim="A cache that was cut down for the first question fails the later ones; one that can reach all does not.",
     equal="model, contexts, questions; a tenth of the tokens kept (snapkv, streaming) or read (quest); kivi: 2 bits.",
@@ -93,6 +90,6 @@ CARD = Card(
         Metric("cache", "MB after the first pass, as the policy keeps it"),
     ),
     arms=arms,
-    measure=measure,
+    attempt=attempt,
     judge=judge,
 )

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pomona.evidence.assets import labelled, number_of, seeded
-from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
+from pomona.evidence.card import Arm, Metric, Scale, Verdict
+from pomona.evidence.direct import DirectCard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pomona.evidence.table import Table
-    from pomona.stages import Artefact
 
 ARMS = ("all tokens", "random", "class attention", "mean attention", "merging", "without S", "without I", "Zero-TPrune")
 SHARES = (0.65, 0.5)
@@ -34,25 +34,22 @@ FONT = (
 
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
-    """One recipe, for its seed: the vision transformer is trained while it is measured, once for all arms."""
-    stages = seeded(scale)
+    """Ways to choose; the vision transformer is trained from the seed, once for all of them."""
 
     def role(name: str) -> Any:
         if name.startswith("Zero"):
             return "method"
         return "reference" if name in ("all tokens", "without S", "without I") else "baseline"
 
-    return {name: Arm(labelled(stages, name.replace(" ", "-")), role(name)) for name in ARMS}
+    return {name: Arm([], role(name)) for name in ARMS}
 
 
-def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
+def attempt(scale: Scale, arm: str, seed: int, folder: Path) -> dict[str, float]:
     """Accuracy lost at both shares of the FLOPs, in points."""
-    (name,) = (name for name in ARMS if name.replace(" ", "-") in made)
-    seed = number_of(made)
     model = trained(seed)
     images, labels = pictures(HELD_OUT, seed + 1)
     whole = accuracy(model, images, labels)
-    lost = {share: 100 * (whole - accuracy(model, images, labels, name, share, seed)) for share in SHARES}
+    lost = {share: 100 * (whole - accuracy(model, images, labels, arm, share, seed)) for share in SHARES}
     return {**{f"lost at {share:.0%}": value for share, value in lost.items()}, "accuracy of all": 100 * whole}
 
 
@@ -171,7 +168,7 @@ def judge(table: Table) -> Verdict:
     return Verdict("partly" if ours < min(lost["random"], lost["mean attention"]) else "not reproduced", because)
 
 
-CARD = Card(
+CARD = DirectCard(
     slug="zero-tprune",
     claim="Tokens chosen by rank on the attention graph and by similarity can go without training, at little loss.",
     equal="model, pictures, places of pruning, tokens and so FLOPs at each; no arm trains after pruning.",
@@ -186,6 +183,6 @@ CARD = Card(
         Metric("accuracy of all", "per cent, with all tokens", "higher"),
     ),
     arms=arms,
-    measure=measure,
+    attempt=attempt,
     judge=judge,
 )
