@@ -25,8 +25,8 @@ __version__ = "0.1.0"
 
 leave_out_remarks_of_torchao()
 
-_ROOMS = ("anatomy", "catalog", "conversion", "data", "distillation", "engine", "examination", "ground", "growth",
-          "merging", "objectives", "optimizers", "quantization", "runtime", "schedules", "sparsity",
+_ROOMS = ("anatomy", "catalog", "continual", "conversion", "data", "distillation", "engine", "examination", "ground",
+          "growth", "merging", "objectives", "optimizers", "quantization", "runtime", "schedules", "sparsity",
           "stages")  # fmt: skip
 _NAMES = {"Artefact": "stages", "Recipe": "stages", "Run": "stages", "load": "stages", "run": "stages"}
 

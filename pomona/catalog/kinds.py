@@ -38,7 +38,7 @@ STAGES: dict[Kind, tuple[str, ...]] = {
     "conversion": ("convert",),
     "distillation": ("distil",),
     "adapter": ("adapt",),
-    "continual": ("adapt",),
+    "continual": ("learn",),
     "merging": ("merge",),
     "selection": ("select",),
     "accelerator": ("examine",),

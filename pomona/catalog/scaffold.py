@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -117,7 +117,12 @@ MOULDS: dict[Kind, Mould] = {
             "pomona.anatomy": "Anatomy",
         },
     ),
-    "continual": replace(APPLY, room="continual"),
+    "continual": Mould(
+        "continual",
+        ("learner(self, model: PreTrainedModel, adapt: Adapt | None = None, *, seed: int = 0) -> Learner",),
+        {**MODEL, "pomona.continual.learner": "Adapt, Learner"},
+        base="pomona.continual.config:ContinualConfig",
+    ),
     "selection": Mould(
         "selection",
         ("scores(self, nats: Mapping[Role, NDArray[float32]], count: int) -> NDArray[float64]",),

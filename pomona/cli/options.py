@@ -31,6 +31,7 @@ POSITIONAL = {
     "merge": "experts",
     "prune": "from",
     "adapt": "from",
+    "learn": "from",
     "quantize": "from",
     "probe": "models",
     "attack": "from",

@@ -121,6 +121,21 @@ def task(scale: Scale, name: str, rates: Sequence[float], **more: Any) -> list[A
     return [*base_lm(scale), *packages(), {"adapt": {**stage, **more}}]
 
 
+def classes_in_turn(scale: Scale, first: int, name: str, **more: Any) -> list[Any]:
+    """A real encoder that learns the packages of docstrings in sessions (stage `name`): 36 texts of each to learn from,
+    18 to be asked about. The order of the classes is drawn anew for every seed of an experiment.
+
+    Args:
+        first: classes of the first session; two more come with each later one.
+        more: further keys of the stage: the method and its parameters.
+    """
+    factor: Mapping[Scale, int] = {"tiny": 1, "small": 4, "gpu": 10}
+    sides = {"classes": 20, "per_class": 60 * factor[scale], "validation": 0.1, "test": 0.3, "min_bytes": 40}
+    given = {"name": name, "from": MINILM, "first": first, "classes": 2, "seq_length": 32}
+    examples = {"name": "turns", "sources": "env:pairs", "seed": DATA_SEED, **sides}
+    return [{"examples": examples}, {"learn": {**given, **more}}]
+
+
 ENCODER_LENGTH = 64
 """Tokens that the small encoder is trained on at a time, and that are read of a docstring."""
 TUNINGS = 2

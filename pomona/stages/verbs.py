@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "merge": "pomona.stages.merge:MergeStage",
     "prune": "pomona.stages.prune:PruneStage",
     "adapt": "pomona.stages.adapt:AdaptStage",
+    "learn": "pomona.stages.learn:LearnStage",
     "quantize": "pomona.stages.quantize:QuantizeStage",
     "probe": "pomona.stages.probing:ProbeStage",
     "attack": "pomona.stages.attacking:AttackStage",
