@@ -22,6 +22,9 @@ from pomona.stages.runner import execute, prepare
 from pomona.stages.store import Store
 from pomona.stages.training import TrainingStage
 
+MEASURED = ("examination", "finding")
+"""What looking at a model makes is no cost of it."""
+
 
 class Outcome(dict[str, Artefact]):
     """Everything that the recipe of an arm made with a seed, by label."""
@@ -114,7 +117,7 @@ def costs(made: Mapping[str, Artefact], shared: set[str]) -> dict[str, Any]:
     """What an arm cost beyond what it shares, what the shared part cost, and its losses along the way."""
     own, common = Ledger(), Ledger()
     for artefact in made.values():
-        if artefact.kind != "examination" and (ledger := artefact.ledger()):
+        if artefact.kind not in MEASURED and (ledger := artefact.ledger()):
             (common if artefact.hash in shared else own).merge(Ledger.from_dict(ledger))
     return {
         "flops": own.flops,

@@ -14,7 +14,7 @@ class AttackStage(Stage):
     """Try to turn the answers of a classifier by changes that keep what texts mean."""
 
     verb = "attack"
-    makes: ClassVar[ArtefactKind] = "examination"
+    makes: ClassVar[ArtefactKind] = "finding"
     flat = "method"
     seeded = True
 

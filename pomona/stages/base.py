@@ -25,7 +25,9 @@ from pomona.ground.files import read_json
 if TYPE_CHECKING:
     from pomona.engine import Ledger
 
-ArtefactKind = Literal["corpus", "tokens", "scores", "examples", "model", "learner", "examination", "export", "report"]
+ArtefactKind = Literal[
+    "corpus", "tokens", "scores", "examples", "model", "learner", "examination", "finding", "export", "report"
+]
 """What a stage can make, and another can need."""
 
 Name = str | None

@@ -15,7 +15,7 @@ class ProbeStage(Stage):
     """Look into models on labelled texts: what their features hold, and how training moved them."""
 
     verb = "probe"
-    makes: ClassVar[ArtefactKind] = "examination"
+    makes: ClassVar[ArtefactKind] = "finding"
     flat = "method"
     seeded = True
 

@@ -1,4 +1,4 @@
-"""`probe` and `attack` as stages: folders in, an examination out, and wrong inputs told before anything runs."""
+"""`probe` and `attack` as stages: folders in, findings out, and wrong inputs told before anything runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pomona.ground.errors import ConfigError
 from pomona.ground.files import read_json
 from pomona.ground.quiet import without_bars
 from pomona.stages import call
+from pomona.stages.graph import Problem, outside
 
 CODE = "def {name}(word00, and1):\n    and2 = word00 + and1\n    return and2\n"
 
@@ -53,12 +54,14 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_probe(room: Path, tmp_path: Path) -> None:
-    """Catches models in another order than given, and numbers that do not reach the manifest."""
+    """Catches models in another order than given, numbers that do not reach the manifest, and a probe from which a
+    report would be made."""
     models = [str(room / "untuned"), str(room / "tuned")]
     made = call(
         "probe", {"models": models, "examples": str(room / "examples"), "method": "sufo"}, str(tmp_path / "out")
     )
     assert made.facts["numbers"] == read_json(made.folder / "probe.json")["numbers"]
+    assert isinstance(outside(made.folder, "examination"), Problem)
     assert made.facts["numbers"]["probe after"] > made.facts["numbers"]["probe before"]
     with pytest.raises(ConfigError, match="one before tuning and one after"):
         call("probe", {"models": models[:1], "examples": str(room / "examples")}, str(tmp_path / "other"))
