@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -75,7 +76,7 @@ def curvature_pass(
     return Hutchinson(optimizer, request, accelerator, step_module, body, objective, training_flops, seed)
 
 
-class CurvaturePass:
+class CurvaturePass(ABC):
     """The frame of both estimators: which sequences, the ledger, and what happens to a fault."""
 
     def __init__(
@@ -123,13 +124,13 @@ class CurvaturePass:
             "tokens": sum(math.prod(size_of(micro)) for micro in chosen) * processes,
         }
 
+    @abstractmethod
     def estimate(self, step: int, micro_batches: Sequence[Batch], targets: int) -> None:
         """Leave the estimate in each parameter's `grad`, given the targets of all processes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flops(self, micro: Batch) -> float:
         """FLOPs of one micro-batch."""
-        raise NotImplementedError
 
 
 class SampledLabels(CurvaturePass):

@@ -166,6 +166,31 @@ def masked_docs(scale: Scale) -> list[Any]:
     ]
 
 
+ENCODER_FLOPS: Mapping[Scale, float] = {"tiny": 2.5e12, "small": 2e14, "gpu": 2e18}
+"""Of training an encoder, whatever it learns from."""
+
+
+def trained_encoder(scale: Scale, objective: Any, **budget: Any) -> list[Any]:
+    """The encoder `model`, trained by an objective on the documentation at one of two rates.
+
+    Args:
+        budget: in place of `ENCODER_FLOPS`.
+    """
+    stage = {
+        "name": "model",
+        "model": encoder(scale),
+        "objective": objective,
+        "optimizer": {"method": "adamw", "weight_decay": 0.01},
+        "schedule": {"method": "warmup-cosine", "warmup": 0.1, "min_ratio": 0.05},
+        "sweep": {"learning_rate": [0.001, 0.003], "pilot": 0.1},
+        "batch_size": 32 if scale == "tiny" else 128,
+        "seq_length": ENCODER_LENGTH,
+        "validation_tokens": 16_384,
+        **(budget or {"flops": ENCODER_FLOPS[scale]}),
+    }
+    return [*masked_docs(scale), {"pretrain": stage}]
+
+
 def tuned_on_packages(scale: Scale) -> list[Any]:
     """The encoder `model` fine-tuned (`tuned-0`, `tuned-1`, ...) and probed (`probe`) on docstrings by package."""
     steps: Mapping[Scale, int] = {"tiny": 80, "small": 400, "gpu": 2000}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -30,6 +31,7 @@ class SelectionConfig(MethodConfig):
         """The models whose likelihoods the scores are made from."""
         return self.models
 
+    @abstractmethod
     def scores(self, nats: Mapping[Role, NDArray[np.float32]], count: int) -> NDArray[np.float64]:
         """(count,) score of each chunk; the highest are kept, and among equal ones the first.
 
@@ -37,4 +39,3 @@ class SelectionConfig(MethodConfig):
             nats: of each of `roles`, (count,) nats per token of every chunk.
             count: chunks.
         """
-        raise NotImplementedError

@@ -6,17 +6,13 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pomona.evidence.assets import ENCODER_LENGTH as LENGTH
-from pomona.evidence.assets import TUNINGS, encoder, masked_docs, tuned_on_packages
+from pomona.evidence.assets import TUNINGS, trained_encoder, tuned_on_packages
 from pomona.evidence.card import Arm, Card, Metric, Role, Scale, Verdict
 
 if TYPE_CHECKING:
     from pomona.evidence.table import Table
     from pomona.stages import Artefact
 
-RATES = [0.001, 0.003]
-FLOPS: Mapping[Scale, float] = {"tiny": 2.5e12, "small": 2e14, "gpu": 2e18}
-"""Of pre-training, in each arm."""
 OBJECTIVES: Mapping[str, tuple[Role, Any]] = {
     "masked-lm": ("baseline", "masked-lm"),
     "electra": ("method", {"method": "electra", "generator_size": 0.5}),
@@ -26,22 +22,10 @@ OBJECTIVES: Mapping[str, tuple[Role, Any]] = {
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """The same encoder trained three ways, then told to find the package that a docstring comes from."""
-    shared = {
-        "name": "model",
-        "model": encoder(scale),
-        "optimizer": {"method": "adamw", "weight_decay": 0.01},
-        "schedule": {"method": "warmup-cosine", "warmup": 0.1, "min_ratio": 0.05},
-        "sweep": {"learning_rate": RATES, "pilot": 0.1},
-        "batch_size": 32 if scale == "tiny" else 128,
-        "seq_length": LENGTH,
-        "flops": FLOPS[scale],
-        "validation_tokens": 16_384,
+    return {
+        name: Arm([*trained_encoder(scale, objective), *tuned_on_packages(scale)], role)
+        for name, (role, objective) in OBJECTIVES.items()
     }
-
-    def stages(objective: Any) -> list[Any]:
-        return [*masked_docs(scale), {"pretrain": {**shared, "objective": objective}}, *tuned_on_packages(scale)]
-
-    return {name: Arm(stages(objective), role) for name, (role, objective) in OBJECTIVES.items()}
 
 
 def measure(made: Mapping[str, Artefact]) -> dict[str, float]:

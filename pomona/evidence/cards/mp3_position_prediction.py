@@ -11,15 +11,13 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pomona.evidence.assets import ENCODER_LENGTH, TUNINGS, encoder, masked_docs, tuned_on_packages
+from pomona.evidence.assets import ENCODER_LENGTH, TUNINGS, trained_encoder, tuned_on_packages
 from pomona.evidence.card import Arm, Card, Metric, Role, Scale, Verdict
 
 if TYPE_CHECKING:
     from pomona.evidence.table import Table
     from pomona.stages import Artefact
 
-RATES = [0.001, 0.003]
-FLOPS: Mapping[Scale, float] = {"tiny": 2.5e12, "small": 2e14, "gpu": 2e18}
 OBJECTIVES: Mapping[str, tuple[Role, Any, dict[str, Any]]] = {
     "untrained": ("baseline", "masked-lm", {"steps": 1}),
     "positions": ("method", {"method": "mp3-position-prediction", "places": ENCODER_LENGTH}, {}),
@@ -29,22 +27,10 @@ OBJECTIVES: Mapping[str, tuple[Role, Any, dict[str, Any]]] = {
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """The same encoder, hardly trained, trained to find places, and trained to fill masks; then fine-tuned alike."""
-    shared = {
-        "name": "model",
-        "model": encoder(scale),
-        "optimizer": {"method": "adamw", "weight_decay": 0.01},
-        "schedule": {"method": "warmup-cosine", "warmup": 0.1, "min_ratio": 0.05},
-        "sweep": {"learning_rate": RATES, "pilot": 0.1},
-        "batch_size": 32 if scale == "tiny" else 128,
-        "seq_length": ENCODER_LENGTH,
-        "validation_tokens": 16_384,
+    return {
+        name: Arm([*trained_encoder(scale, objective, **budget), *tuned_on_packages(scale)], role)
+        for name, (role, objective, budget) in OBJECTIVES.items()
     }
-
-    def stages(objective: Any, budget: dict[str, Any]) -> list[Any]:
-        pretrain = {**shared, "objective": objective, **(budget or {"flops": FLOPS[scale]})}
-        return [*masked_docs(scale), {"pretrain": pretrain}, *tuned_on_packages(scale)]
-
-    return {name: Arm(stages(objective, budget), role) for name, (role, objective, budget) in OBJECTIVES.items()}
 
 
 def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
