@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
 
 from pomona.catalog.listing import source_file
 
@@ -22,7 +24,7 @@ def fingerprint(modules: Iterable[str]) -> str:
     """SHA-256 (first 16 hexadecimal digits) of the code of `modules` and of what they import from methods' rooms."""
     digest = hashlib.sha256()
     for name in sorted(reached(modules)):
-        digest.update(f"{name}\n{_code(name)}\n".encode())
+        digest.update(f"{name}\n{_read(name)[0]}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -34,8 +36,21 @@ def reached(modules: Iterable[str]) -> set[str]:
         name = waiting.pop()
         if name not in found and source_file(name) is not None:
             found.add(name)
-            waiting += _imports(name)
+            waiting += _read(name)[1]
     return found
+
+
+def _read(name: str) -> tuple[str, tuple[str, ...]]:
+    """A module's code and what it imports; a file that has not changed is parsed once."""
+    file = source_file(name)
+    assert file is not None
+    stat = file.stat()
+    return _parsed(name, file, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _parsed(name: str, file: Path, changed: int, size: int) -> tuple[str, tuple[str, ...]]:
+    return _code(name), tuple(_imports(name))
 
 
 def _imports(name: str) -> Iterator[str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pomona.evidence.card import Experiment, Scale
 from pomona.evidence.table import Trial
-from pomona.evidence.trials import folder_name, rotated
 from pomona.ground.console import say
 from pomona.ground.files import read_json, write_json
 
@@ -36,6 +35,8 @@ def run_direct(card: DirectCard, scale: Scale, seeds: Sequence[int], work: Path,
     Args:
         code: fingerprint of what is measured; what is there of the same code is not repeated.
     """
+    from pomona.evidence.trials import folder_name, rotated  # which imports torch, as asking for a card should not
+
     arms = list(card.arms(scale))
     trials = []
     for turn, seed in enumerate(seeds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +60,7 @@ class Result:
     def table(self) -> Table:
         return Table(self.trials)
 
-    @property
+    @cached_property
     def state(self) -> State:
         """Whether the file and the code are still those of the run."""
         if self.seal != seal_of(self):

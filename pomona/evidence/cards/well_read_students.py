@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pomona.distillation.well_read_students import compact
 from pomona.evidence.assets import DATA_SEED, MINILM
 from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
 
@@ -39,6 +38,8 @@ def text() -> list[Any]:
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """With and without pre-training, with and without distillation; all are tuned on the labels."""
+    from pomona.distillation.well_read_students import compact
+
     model = compact(
         "tiny", "bert", max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
