@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pomona.catalog import find, rows
-from pomona.evidence.card import SCALES, Experiment, card_of, has_card
+from pomona.evidence.card import SCALES, Experiment, card_of, has_card, module_of
 from pomona.evidence.direct import DirectCard
 from pomona.evidence.result import results_of
 from pomona.evidence.table import Table, Trial
@@ -74,3 +77,12 @@ def test_a_system_without_a_card() -> None:
         card_of("adamw")
     with pytest.raises(ConfigError, match="did you mean 'gptq'"):
         card_of("gptqq")
+
+
+def test_cards_are_light() -> None:
+    """Catches a card that imports torch, which everybody waits for who asks where the evidence stands."""
+    modules = [module_of(slug) for slug in SLUGS]
+    code = (
+        f"import sys, importlib; [importlib.import_module(name) for name in {modules}]; print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
