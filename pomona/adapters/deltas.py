@@ -7,6 +7,7 @@ on one model simply add up. Their parameters are guests of the model (`pomona.an
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,16 @@ FORMAT = 1
 CONFIG, TENSORS = "adapter.json", "adapter.safetensors"
 
 
-class Delta(nn.Module):
+class Delta(nn.Module, ABC):
     """What is added to one linear map."""
 
+    @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., outputs) of (..., inputs)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self) -> Tensor:
         """The same as a matrix, (outputs, inputs), in the widest dtype it is made of."""
-        raise NotImplementedError
 
 
 class DeltaAdapter(Adapter):

@@ -25,7 +25,7 @@ from pomona.adapters.adapter import Adapter, freeze_except
 from pomona.adapters.targets import Role, targets_of
 from pomona.anatomy import Anatomy, guests_of
 from pomona.ground.config import MethodConfig
-from pomona.ground.errors import ConfigError
+from pomona.ground.errors import ConfigError, UnsupportedModel
 
 
 class LoraConfig(MethodConfig):
@@ -80,10 +80,17 @@ def lora_(
 
     Raises:
         ConfigError: peft is not installed.
-        UnsupportedModel: a target is not there, or belongs to experts.
+        UnsupportedModel: a target is not there, or belongs to experts, or peft is in the model already.
     """
     config = config or LoraConfig()
     weights = targets_of(body, config.targets, config.method)
+    if hasattr(body.model, "peft_config"):
+        raise UnsupportedModel(
+            f"lora cannot be put on {type(body.model).__name__} a second time",
+            needs="a model without adapters of peft",
+            found="one that is attached already",
+            do="merge it first, or use dylora or svfit, which add up",
+        )
     if find_spec("peft") is None:
         raise ConfigError("lora needs peft, which is not installed", do="pip install 'pomona[adapters]'")
     with _quiet():

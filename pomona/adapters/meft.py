@@ -29,7 +29,7 @@ from transformers.activations import ACT2FN
 
 from pomona.adapters.adapter import Adapter, freeze_except
 from pomona.adapters.reversible import Segment, Step
-from pomona.anatomy import GUESTS, Anatomy, Block
+from pomona.anatomy import GUESTS, Anatomy, Block, guests_of
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import DamagedArtefact, UnsupportedModel
 from pomona.ground.files import write_json
@@ -229,7 +229,7 @@ def _require(body: Anatomy) -> None:
         "something else computed between blocks": stack.interrupted,
         "blocks that return more than hidden states": stack.returns > 1,
         "experts": any(block.ffn.experts is not None for block in stack.blocks),
-        "adapters that are attached already": hasattr(body.model, GUESTS),
+        "adapters that are attached already": bool(guests_of(body.model)),
     }
     if found := [reason for reason, applies in reasons.items() if applies]:
         raise UnsupportedModel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,7 +36,7 @@ class Parents:
     labels: tuple[str, ...]
 
 
-class MergeConfig(MethodConfig):
+class MergeConfig(MethodConfig, ABC):
     """The parameters of a merging method."""
 
     least_experts: ClassVar[int] = 1
@@ -58,9 +59,9 @@ class MergeConfig(MethodConfig):
         """One factor for each expert, in the order in which they are given."""
         return (1.0,) * experts
 
+    @abstractmethod
     def merger(self, parents: Parents) -> TensorMerge:
         """What merges one tensor. Whatever must be known of all tensors first is measured here."""
-        raise NotImplementedError
 
 
 class WeightedConfig(MergeConfig):

@@ -67,32 +67,33 @@ def log_iv(v: Tensor | float, x: Tensor) -> Tensor:
         >>> float(log_iv(0.5, torch.tensor(1.0, dtype=torch.float64)).exp())  # sqrt(2 / pi) sinh(1)
         0.9376748882454876
     """
-    return _apply(_LogI, v, x)
+    return _apply(v, x, first=True, wanted="value")
 
 
 def log_kv(v: Tensor | float, x: Tensor) -> Tensor:
     """log K_v(x), of the modified Bessel function of the second kind; even in v, inf at x = 0. See `log_iv`."""
-    return _apply(_LogK, v, x)
+    return _apply(v, x, first=False, wanted="value")
 
 
 def iv_ratio(v: Tensor | float, x: Tensor) -> Tensor:
     """I_{v+1}(x) / I_v(x), in [0, 1), to about 1e-15 of itself. Differentiable in x."""
-    return _apply(_RatioI, v, x)
+    return _apply(v, x, first=True, wanted="ratio")
 
 
 def kv_ratio(v: Tensor | float, x: Tensor) -> Tensor:
     """K_{v+1}(x) / K_v(x), above 1, to about 1e-14 of itself. Differentiable in x."""
-    return _apply(_RatioK, v, x)
+    return _apply(v, x, first=False, wanted="ratio")
 
 
 def iv_gap(v: Tensor | float, x: Tensor) -> Tensor:
     """1 - I_{v+1}(x) / I_v(x), to about 1e-13 of itself also where it is tiny. Differentiable in x."""
-    return _apply(_GapI, v, x)
+    return _apply(v, x, first=True, wanted="gap")
 
 
-def _apply(function: Any, v: Tensor | float, x: Tensor) -> Tensor:
-    order = torch.as_tensor(v, dtype=torch.float64, device=x.device)
-    made: Tensor = function.apply(*torch.broadcast_tensors(order.detach(), x.to(torch.float64)))  # type: ignore[no-untyped-call]
+def _apply(v: Tensor | float, x: Tensor, *, first: bool, wanted: Wanted) -> Tensor:
+    order = torch.as_tensor(v, dtype=torch.float64, device=x.device).detach()
+    pair = order if first else order.abs(), x.to(torch.float64)
+    made: Tensor = _Bessel.apply(*torch.broadcast_tensors(*pair), first, wanted)  # type: ignore[no-untyped-call]
     return made.to(x.dtype)
 
 
@@ -103,86 +104,35 @@ def evaluate(v: Tensor, x: Tensor, *, first: bool, wanted: Wanted) -> Tensor:
     return bessel_torch.bessel(v, x, first=first, wanted=wanted)
 
 
-class _LogI(torch.autograd.Function):
-    """d/dx log I_v = v / x + I_{v+1} / I_v."""
+class _Bessel(torch.autograd.Function):
+    """What `evaluate` gives, with its derivative in x."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, x: Tensor) -> Tensor:
+    def forward(ctx: Any, v: Tensor, x: Tensor, first: bool, wanted: Wanted) -> Tensor:
         ctx.save_for_backward(v, x)
-        return evaluate(v, x, first=True, wanted="value")
+        ctx.which = first, wanted
+        return evaluate(v, x, first=first, wanted=wanted)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        v, x = ctx.saved_tensors
-        return None, grad * (_over(v, x) + iv_ratio(v, x))
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
+        return None, grad * slope(*ctx.saved_tensors, *ctx.which), None, None
 
 
-class _LogK(torch.autograd.Function):
-    """d/dx log K_v = v / x - K_{v+1} / K_v, which for v = 0 is minus a ratio near 1, and never cancels to 0."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, x: Tensor) -> Tensor:
-        v = v.abs()
-        ctx.save_for_backward(v, x)
-        return evaluate(v, x, first=False, wanted="value")
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        v, x = ctx.saved_tensors
-        return None, grad * (_over(v, x) - kv_ratio(v, x))
-
-
-class _RatioI(torch.autograd.Function):
-    """A' = 1 - A^2 - (2v + 1) A / x (DLMF 10.38), with 1 - A^2 from the gap 1 - A."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(v, x)
-        return evaluate(v, x, first=True, wanted="ratio")
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        v, x = ctx.saved_tensors
-        return None, grad * iv_ratio_slope(v, x)
-
-
-class _GapI(torch.autograd.Function):
-    """(1 - A)' = -A'."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(v, x)
-        return evaluate(v, x, first=True, wanted="gap")
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        v, x = ctx.saved_tensors
-        return None, -grad * iv_ratio_slope(v, x)
-
-
-class _RatioK(torch.autograd.Function):
-    """B' = B^2 - 1 - (2v + 1) B / x for B = K_{v+1} / K_v."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, x: Tensor) -> Tensor:
-        v = v.abs()
-        ctx.save_for_backward(v, x)
-        return evaluate(v, x, first=False, wanted="ratio")
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        v, x = ctx.saved_tensors
-        ratio = kv_ratio(v, x)
-        return None, grad * (ratio * ratio - 1 - (2 * v + 1) * ratio / x)
+def slope(v: Tensor, x: Tensor, first: bool, wanted: Wanted) -> Tensor:
+    """d/dx of what `evaluate` gives, itself differentiable: (log I_v)' = v / x + A and (log K_v)' = v / x - B for the
+    ratios A = I_{v+1} / I_v and B = K_{v+1} / K_v; A' = 1 - A^2 - (2v + 1) A / x; B' = B^2 - 1 - (2v + 1) B / x (DLMF
+    10.38)."""
+    if wanted == "value":  # for v = 0 the second is minus a ratio near 1, and never cancels to 0
+        over = torch.where(v == 0, torch.zeros_like(x), v / x)
+        return over + iv_ratio(v, x) if first else over - kv_ratio(v, x)
+    if first:
+        return iv_ratio_slope(v, x) if wanted == "ratio" else -iv_ratio_slope(v, x)
+    ratio = kv_ratio(v, x)
+    return ratio * ratio - 1 - (2 * v + 1) * ratio / x
 
 
 def iv_ratio_slope(v: Tensor, x: Tensor) -> Tensor:
-    """d/dx of I_{v+1} / I_v; 1 / (2v + 2) at x = 0."""
+    """d/dx of A = I_{v+1} / I_v, with 1 - A^2 from the gap 1 - A; 1 / (2v + 2) at x = 0."""
     ratio, gap = iv_ratio(v, x), iv_gap(v, x)
     slope = gap * (2 - gap) - (2 * v + 1) * ratio / torch.where(x > 0, x, 1.0)
     return torch.where(x > 0, slope, 1 / (2 * v + 2))
-
-
-def _over(v: Tensor, x: Tensor) -> Tensor:
-    """v / x, and 0 where v is 0."""
-    return torch.where(v == 0, torch.zeros_like(x), v / x)

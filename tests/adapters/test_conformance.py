@@ -24,6 +24,8 @@ from tests.tiny import bert, gpt2, llama
 
 METHODS = methods_of("adapter")
 OWN = [method for method in METHODS if slug_of(method) not in ("full", "head")]
+ADDED = [method for method in OWN if slug_of(method) not in ("lora", "meft")]
+"""Those of which several add up on one model."""
 NEEDS_PEFT = pytest.mark.skipif(find_spec("peft") is None, reason="until peft is installed (make test does)")
 
 
@@ -157,11 +159,9 @@ def test_a_plan_can_ask(method: type[MethodConfig], make: Any) -> None:
     assert anatomy.guests_of(model)
 
 
-@every_adapter
+@pytest.mark.parametrize("method", ADDED, ids=slug_of)
 def test_two_stack(method: type[MethodConfig]) -> None:
     """Catches a second adapter that replaces the first, or trains it."""
-    if slug_of(method) in ("lora", "meft"):
-        pytest.skip("peft names its own; meft refuses a second")
     model = classifier(llama).double().eval()
     base, learnt = logits(model), []
     for seed in range(2):
@@ -175,6 +175,17 @@ def test_two_stack(method: type[MethodConfig]) -> None:
     for adapter, _ in learnt:
         adapter.merge_()
     torch.testing.assert_close(logits(model), learnt[1][1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", marked([one for one in OWN if one not in ADDED]), ids=slug_of)
+def test_what_cannot_stack_says_so(method: type[MethodConfig]) -> None:
+    """Catches a second adapter of a kind that rules it out and fails deep inside, or spoils the first."""
+    model = classifier(llama).eval()
+    attached(method, model)
+    first = logits(model)
+    with pytest.raises(UnsupportedModel, match="dylora"):
+        attached(method, model, 1)
+    assert torch.equal(logits(model), first)
 
 
 class Same:
