@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pomona.evidence.card import Scale
+from pomona.evidence.card import Arm, Scale
 
 LLAMA = {
     "shape": "llama",
@@ -136,6 +136,20 @@ def classes_in_turn(scale: Scale, first: int, name: str, **more: Any) -> list[An
     return [{"examples": examples}, {"learn": {**given, **more}}]
 
 
+HEAD_RATES = (0.003, 0.03, 0.3)
+"""Of a head that is trained in sequence; the best of them is what others are compared with."""
+
+
+def trained_head(scale: Scale, first: int) -> dict[str, Arm]:
+    """Baselines for `classes_in_turn` (stage `learnt`): a linear head that is trained session by session, at each of
+    `HEAD_RATES`."""
+    arms = {}
+    for rate in HEAD_RATES:
+        stages = classes_in_turn(scale, first, "learnt", method="sequential-probe", rate=rate)
+        arms[f"head at {rate:g}"] = Arm(stages, "baseline")
+    return arms
+
+
 ENCODER_LENGTH = 64
 """Tokens that the small encoder is trained on at a time, and that are read of a docstring."""
 TUNINGS = 2
@@ -143,18 +157,23 @@ TUNINGS = 2
 
 
 def encoder(scale: Scale) -> dict[str, Any]:
-    """A bidirectional encoder for which transformers has both heads; dropout is off, for so few steps."""
+    """A bidirectional encoder for which transformers has both heads, with norms before each part: one with norms after
+    them gives the same features for every text until it has read far more than the tiny scale allows."""
     hidden, blocks, heads = {"tiny": (128, 4, 4), "small": (256, 6, 4), "gpu": (512, 12, 8)}[scale]
+    return {**prenorm_encoder(hidden, blocks, heads), "max_position_embeddings": 2 * ENCODER_LENGTH}
+
+
+def prenorm_encoder(hidden: int, blocks: int, heads: int) -> dict[str, Any]:
+    """A ModernBERT of a size, every block of which looks at the whole text."""
     return {
-        "shape": "electra",
-        "embedding_size": 128,
+        "shape": "modernbert",
         "hidden_size": hidden,
         "num_hidden_layers": blocks,
         "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden,
-        "max_position_embeddings": 2 * ENCODER_LENGTH,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
+        "intermediate_size": 3 * hidden // 2,
+        "layer_types": ["full_attention"] * blocks,
+        "classifier_pooling": "mean",
+        "max_position_embeddings": 128,
     }
 
 
@@ -166,7 +185,7 @@ def masked_docs(scale: Scale) -> list[Any]:
     ]
 
 
-ENCODER_FLOPS: Mapping[Scale, float] = {"tiny": 2.5e12, "small": 2e14, "gpu": 2e18}
+ENCODER_FLOPS: Mapping[Scale, float] = {"tiny": 4e12, "small": 2e14, "gpu": 2e18}
 """Of training an encoder, whatever it learns from."""
 
 
@@ -182,7 +201,7 @@ def trained_encoder(scale: Scale, objective: Any, **budget: Any) -> list[Any]:
         "objective": objective,
         "optimizer": {"method": "adamw", "weight_decay": 0.01},
         "schedule": {"method": "warmup-cosine", "warmup": 0.1, "min_ratio": 0.05},
-        "sweep": {"learning_rate": [0.001, 0.003], "pilot": 0.1},
+        "sweep": {"learning_rate": [0.002, 0.004], "pilot": 0.2},
         "batch_size": 32 if scale == "tiny" else 128,
         "seq_length": ENCODER_LENGTH,
         "validation_tokens": 16_384,
@@ -192,9 +211,14 @@ def trained_encoder(scale: Scale, objective: Any, **budget: Any) -> list[Any]:
 
 
 def tuned_on_packages(scale: Scale) -> list[Any]:
-    """The encoder `model` fine-tuned (`tuned-0`, `tuned-1`, ...) and probed (`probe`) on docstrings by package."""
-    steps: Mapping[Scale, int] = {"tiny": 80, "small": 400, "gpu": 2000}
-    tuned = {"from": "model", "examples": "packages", "seq_length": ENCODER_LENGTH, "batch_size": 16}
-    tuned["steps"] = steps[scale]
-    stages: list[Any] = [{"adapt": {"name": f"tuned-{seed}", "seed": seed, **tuned}} for seed in range(TUNINGS)]
-    return [*packages(), *stages, {"adapt": {"name": "probe", "method": "head", **tuned}}]
+    """The encoder `model` fine-tuned (`tuned-0`, `tuned-1`, ...) and probed (`probe`) on docstrings by package, each at
+    the better of two rates."""
+    steps: Mapping[Scale, int] = {"tiny": 100, "small": 500, "gpu": 2000}
+    read = {"from": "model", "examples": "packages", "seq_length": ENCODER_LENGTH, "batch_size": 32}
+    optimizer = {"method": "adamw", "head_learning_rate": 5e-3, "beta2": 0.999}
+    tuned = {**read, "optimizer": optimizer, "sweep": {"learning_rate": [0.001, 0.003], "pilot": 0.3}}
+    probe = {**read, "method": "head", "sweep": {"learning_rate": [0.01, 0.1], "pilot": 0.3}}
+    stages: list[Any] = [
+        {"adapt": {"name": f"tuned-{seed}", "seed": seed, "steps": steps[scale], **tuned}} for seed in range(TUNINGS)
+    ]
+    return [*packages(), *stages, {"adapt": {"name": "probe", "steps": steps[scale], **probe}}]

@@ -54,7 +54,7 @@ def attempt(scale: Scale, arm: str, seed: int, folder: Path) -> dict[str, float]
 
 def models(scale: Scale, folder: Path) -> dict[str, Artefact]:
     """The victim and the masked model, made once."""
-    from pomona.evidence.cards.sufo import encoder
+    from pomona.evidence.assets import encoder
     from pomona.stages import load
     from pomona.stages.runner import execute, prepare
     from pomona.stages.store import Store
@@ -63,7 +63,8 @@ def models(scale: Scale, folder: Path) -> dict[str, Artefact]:
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{json.dumps(entry)}\n" for entry in functions()), encoding="utf-8")
-    steps = {"tiny": 600, "small": 6000, "gpu": 60_000}[scale]
+    steps = {"tiny": 800, "small": 6000, "gpu": 60_000}[scale]
+    tuned = {"method": "adamw", "head_learning_rate": 5e-3, "beta2": 0.999}
     stages: list[Any] = [
         {"corpus": {"sources": [str(file)], "validation": 0.05, "near_duplicates": None}},
         {"tokenize": {"vocab_size": 2048, "mask_token": "[MASK]"}},
@@ -73,13 +74,24 @@ def models(scale: Scale, folder: Path) -> dict[str, Artefact]:
                 "name": "encoder",
                 "model": encoder(scale),
                 "objective": "masked-lm",
-                "optimizer": {"method": "adamw", "learning_rate": 0.002},
+                "optimizer": {"method": "adamw", "learning_rate": 0.003},
+                "schedule": {"method": "warmup-cosine", "warmup": 0.1, "min_ratio": 0.05},
                 "batch_size": 16,
                 "seq_length": 128,
                 "steps": steps,
             }
         },
-        {"adapt": {"name": "victim", "from": "encoder", "batch_size": 32, "seq_length": 128, "epochs": 6}},
+        {
+            "adapt": {
+                "name": "victim",
+                "from": "encoder",
+                "optimizer": tuned,
+                "sweep": {"learning_rate": [0.0005, 0.001, 0.002], "pilot": 0.3},
+                "batch_size": 32,
+                "seq_length": 128,
+                "epochs": 8,
+            }
+        },
     ]
     recipe = load({"name": "models", "stages": stages})
     store = Store(folder / recipe.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pomona.evidence.assets import classes_in_turn
+from pomona.evidence.assets import HEAD_RATES, classes_in_turn, trained_head
 from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ FIRST = 8
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """Eight classes, then two at a time: the model alone, with a copy adapted by LoRA at two rates, and a head that is
-    trained in sequence."""
+    trained in sequence at three."""
     adapted = {"method": "aper", "adapter": {"method": "lora", "rank": 8}, "epochs": 4, "batch_size": 32}
     rates = {"aper": 1e-3, "aper, slower": 3e-4}
     return {
         "simplecil": Arm(classes_in_turn(scale, FIRST, "learnt", method="aper", adapted=False), "baseline"),
-        "head": Arm(classes_in_turn(scale, FIRST, "learnt", method="sequential-probe", rate=0.03), "baseline"),
+        **trained_head(scale, FIRST),
         **{
             name: Arm(
                 classes_in_turn(
@@ -51,10 +51,11 @@ def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
 def judge(table: Table) -> Verdict:
     """See `CARD.rule`."""
     over_simple = table.against("aper", "simplecil", "last").mean
-    over_head = table.against("simplecil", "head", "last").mean
+    best = max((f"head at {rate:g}" for rate in HEAD_RATES), key=lambda arm: table.mean(arm, "last"))
+    over_head = table.against("simplecil", best, "last").mean
     because = (
         f"adapted features beside the model's own are {100 * over_simple:+.1f} points from the model's alone in the "
-        f"end, and those {100 * over_head:+.1f} from a head trained in sequence"
+        f"end, and those {100 * over_head:+.1f} from the best head that is trained in sequence"
     )
     if over_simple >= 0.01 and over_head >= 0.05:
         return Verdict("reproduced", because)
@@ -64,11 +65,14 @@ def judge(table: Table) -> Verdict:
 CARD = Card(
     slug="aper",
     claim="A copy adapted to the first session, beside the model itself, makes class means better for all sessions.",
-    equal="model, texts, sessions and their order; no arm sees earlier texts. The rate of `aper` was fixed beforehand.",
+    equal=(
+        "model, texts, sessions and their order; no arm sees earlier texts. The rate of `aper` was fixed beforehand, "
+        "the trained head has the best of three."
+    ),
     rule=(
         "Reproduced: in the end `aper` is at least 1 point above SimpleCIL (the model alone), and that at least 5 "
-        "above a head trained in sequence. Else not reproduced where `aper` is more than 1 point below SimpleCIL, or "
-        "that is not above the head; partly in between."
+        "above the best head trained in sequence. Else not reproduced where `aper` is more than 1 point below "
+        "SimpleCIL, or that is not above the head; partly in between."
     ),
     metrics=(
         Metric("last", "share of test docstrings, in the end", "higher"),

@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pomona.evidence.assets import classes_in_turn
+from pomona.evidence.assets import HEAD_RATES, classes_in_turn, trained_head
 from pomona.evidence.card import Arm, Card, Metric, Scale, Verdict
 
 if TYPE_CHECKING:
     from pomona.evidence.table import Table
     from pomona.stages import Artefact
 
-RATES = (0.003, 0.03, 0.3)
-"""Of the trained head; the best of them is what the means are compared with."""
-
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """Ten sessions of two classes by means and by a trained head at three rates; all classes at once by that head."""
-    probe = {"method": "sequential-probe", "passes": 5}
-    trained = {
-        f"head at {rate:g}": Arm(classes_in_turn(scale, 2, "learnt", rate=rate, **probe), "baseline") for rate in RATES
-    }
     at_once = classes_in_turn(scale, 20, "learnt", rate=0.03, method="sequential-probe", passes=40)
     return {
         "means": Arm(classes_in_turn(scale, 2, "learnt", method="nmc-baseline")),
-        **trained,
+        **trained_head(scale, 2),
         "head at once": Arm(at_once, "reference"),
     }
 
@@ -43,7 +36,7 @@ def measure(made: Mapping[str, Artefact]) -> dict[str, float]:
 
 def judge(table: Table) -> Verdict:
     """See `CARD.rule`."""
-    best = max((f"head at {rate:g}" for rate in RATES), key=lambda arm: table.mean(arm, "last"))
+    best = max((f"head at {rate:g}" for rate in HEAD_RATES), key=lambda arm: table.mean(arm, "last"))
     lead = table.against("means", best, "last").mean
     share = table.mean("means", "last") / max(1e-9, table.mean("head at once", "last"))
     because = (

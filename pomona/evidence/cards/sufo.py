@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pomona.evidence.assets import DATA_SEED, LENGTH, training
+from pomona.evidence.assets import trained_encoder
 from pomona.evidence.card import Arm, Card, Metric, Role, Scale, Verdict
 
 if TYPE_CHECKING:
@@ -24,50 +24,22 @@ PLANTED = 0.02
 ROLES: Mapping[str, Role] = {"random": "baseline", "pre-trained": "method"}
 
 
-def encoder(scale: Scale) -> dict[str, Any]:
-    """A small encoder with norms after each part."""
-    sizes: Mapping[Scale, tuple[int, int, int]] = {"tiny": (64, 3, 2), "small": (256, 6, 4), "gpu": (768, 12, 12)}
-    hidden, blocks, heads = sizes[scale]
-    return {
-        "shape": "bert",
-        "hidden_size": hidden,
-        "num_hidden_layers": blocks,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden,
-        "max_position_embeddings": max(128, LENGTH[scale]),
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
-
-
 def arms(scale: Scale) -> Mapping[str, Arm]:
     """The encoder, tuned to each snapshot, and the probe of all."""
     made = {}
     for name, role in ROLES.items():
-        steps = 800 if name == "pre-trained" else 1
-        rate = 0.002 if name == "pre-trained" else 1e-9
-        budget = {**training(scale, 1.0), "steps": steps}
-        del budget["tokens"]
+        budget = {"steps": 1} if name == "random" else {}
+        texts = {"classes": 5, "per_class": 500, "test": 0.4, "min_bytes": 200}
         stages: list[Any] = [
-            {"corpus": {"sources": ["env:docs"], "validation": 0.05, "seed": DATA_SEED}},
-            {"tokenize": {"vocab_size": 2048, "mask_token": "[MASK]"}},
-            {"examples": {"sources": ["env:docs"], "classes": 5, "per_class": 500, "test": 0.4, "min_bytes": 200}},
-            {
-                "pretrain": {
-                    "name": "encoder",
-                    "model": encoder(scale),
-                    "objective": "masked-lm",
-                    "optimizer": {"method": "adamw", "learning_rate": rate},
-                    **budget,
-                }
-            },
+            *trained_encoder(scale, "masked-lm", **budget),
+            {"examples": {"sources": ["env:docs"], **texts}},
         ]
         for place, count in enumerate((0, *SNAPSHOTS)):
             stages.append(
                 {
                     "adapt": {
                         "name": f"after-{count}",
-                        "from": "encoder",
+                        "from": "model",
                         "optimizer": {"method": "adamw", "learning_rate": 1e-9 if not place else 5e-4},
                         "schedule": {"method": "warmup-cosine", "warmup": 0.1, "min_ratio": 1.0},
                         "batch_size": 32,

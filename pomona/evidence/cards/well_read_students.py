@@ -16,7 +16,7 @@ DOWNSTREAM: Mapping[Scale, float] = {"tiny": 1.5e12, "small": 1.0e13, "gpu": 1.0
 """FLOPs of distilling and tuning together, the teacher's included."""
 TUNING = 0.25
 """Share of them that is left for tuning after distillation."""
-PRETRAINING: Mapping[Scale, int] = {"tiny": 200, "small": 10_000, "gpu": 100_000}
+PRETRAINING: Mapping[Scale, int] = {"tiny": 400, "small": 10_000, "gpu": 100_000}
 """Steps."""
 CLASSES, LABELLED, TRANSFER = 8, 70, 400
 """Packages, and how many modules of each have labels, or are text to be labelled by the teacher."""
@@ -40,16 +40,14 @@ def arms(scale: Scale) -> Mapping[str, Arm]:
     """With and without pre-training, with and without distillation; all are tuned on the labels."""
     from pomona.distillation.well_read_students import compact
 
-    model = compact(
-        "tiny", "bert", max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
+    model = compact("tiny", "modernbert", max_position_embeddings=128, classifier_pooling="mean")
     read = {"seq_length": 64, "batch_size": 16}
     sweep = {"learning_rate": [5e-4, 1.5e-3], "pilot": 0.3}
     reading = {
         "name": "start",
         "model": model,
         "objective": "masked-lm",
-        "optimizer": {"method": "adamw", "learning_rate": 1e-3, "beta2": 0.999, "weight_decay": 0.01},
+        "optimizer": {"method": "adamw", "learning_rate": 2e-3, "beta2": 0.999, "weight_decay": 0.01},
         "batch_size": 32,
         "seq_length": 64,
         "validation_tokens": 2048,
