@@ -6,7 +6,8 @@ Implements: Sec. 3: W = s B A + scatter(v, I) with s = alpha / rank, B (R, r) ze
     1 / sqrt(C), I the first floor(delta R C) places of a random permutation, sorted, never changed; Algorithm 1: W is
     built for each pass and not kept for the backward pass, which builds it again:
     dx = dY W, dW = dY^T x, dB = dW (s A)^T, dA = s B^T dW, dv = dW[I].
-Deviations: fused maps (query, key and value in one parameter) are one matrix. Left out: the trainable scale of the
+Deviations: fused maps (query, key and value in one parameter) are one matrix. Without free entries B is normal, so that
+    the map begins as large as A is: with zeros nothing would ever learn. Left out: the trainable scale of the
     official code, and 8-bit Adam with updates layer by layer, which save more memory but are other methods.
 Use when: memory for weights, gradients and optimizer states is what limits pre-training. In a recipe:
     `pretrain: {sparsity: {method: sltrain, rank: 128}}` with `weight_decay: 0` and a rate of about 3e-3, the paper's
@@ -90,12 +91,14 @@ class Factors(nn.Module):
         outputs, inputs = shape
         bound = 1.0 / math.sqrt(inputs)
         count = math.floor(config.delta * outputs * inputs)
+        self.scale = config.alpha / config.rank
         self.up = nn.Parameter(torch.zeros(outputs, config.rank))
+        if not count:  # nothing else gives the map a value, and maps of zeros pass no gradient on
+            self.up.data.normal_(std=1.0 / (self.scale * math.sqrt(config.rank)), generator=generator)
         self.down = nn.Parameter(torch.empty(config.rank, inputs).uniform_(-bound, bound, generator=generator))
         self.values = nn.Parameter(torch.empty(count).uniform_(-bound, bound, generator=generator))
         places = torch.randperm(outputs * inputs, generator=generator)[:count].sort().values
         self.register_buffer("places", places.to(torch.int32 if outputs * inputs < 2**31 else torch.int64))
-        self.scale = config.alpha / config.rank
 
     def dense(self) -> Tensor:
         """The whole map, (R, C)."""

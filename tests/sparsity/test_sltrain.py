@@ -158,6 +158,18 @@ def test_no_free_entries_is_low_rank() -> None:
     assert dense_map(factors.up, factors.down, factors.values, factors.places).shape == (6, 8)
 
 
+def test_low_rank_alone_can_learn() -> None:
+    """Catches maps of zeros everywhere, through which no gradient comes: a baseline that cannot learn."""
+    model = tiny_model("llama-grouped-untied").train()
+    sltrain_(model, SMALL.model_copy(update={"delta": 0.0}))
+    body = anatomy.of(model)
+    Squares()(body, batches_of(body)[0]).total.backward()
+    for factors in factors_of(model):
+        assert factors.up.grad is not None and factors.up.grad.norm() > 0
+        spread = factors.dense().std() * math.sqrt(3 * factors.down.shape[1])
+        assert 0.5 < float(spread) < 2.0
+
+
 def test_under_autocast() -> None:
     """Catches formats that do not meet in the backward pass of mixed precision, and gradients in the small format."""
     model = tiny_model("llama-grouped-untied").train()

@@ -17,7 +17,7 @@ TOKENS = 4.0e5
 RANK: Mapping[Scale, int] = {"tiny": 8, "small": 32, "gpu": 192}
 DELTA: Mapping[Scale, float] = {"tiny": 0.08, "small": 0.03, "gpu": 0.03}
 FULL, LOW, EQUAL, SLTRAIN = "full rank", "low rank", "low rank, equal numbers", "sltrain"
-RATES = (0.004, 0.008, 0.016)
+RATES = (0.002, 0.004, 0.008)
 
 
 def arms(scale: Scale) -> Mapping[str, Arm]:
@@ -41,7 +41,7 @@ def arms(scale: Scale) -> Mapping[str, Arm]:
             "model": model,
             "optimizer": {"method": "adamw", "weight_decay": 0.1 if settings is None else 0.0},
             "schedule": {"method": "warmup-cosine", "warmup": 0.1, "min_ratio": 0.1},
-            "sweep": {"learning_rate": list(RATES), "pilot": 0.2},
+            "sweep": {"learning_rate": list(RATES), "pilot": 0.4},
             **start,
             **training(scale, TOKENS),
         }
