@@ -90,8 +90,9 @@ def _class_named(name: str, module: ast.Module) -> tuple[ast.ClassDef, ast.Modul
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node, module
         if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
-            if node.module is None or node.module.startswith(("pomona.ground", "pydantic")):
+            module_name = node.module or ""
+            if not module_name.startswith("pomona.") or module_name.startswith("pomona.ground"):
                 return None
-            file = source_file(node.module)
+            file = source_file(module_name)
             return None if file is None else _class_named(name, ast.parse(file.read_text(encoding="utf-8")))
     return None

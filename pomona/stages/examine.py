@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import PositiveInt
 
-from pomona.catalog import Accelerator, ObjectiveMethod
+from pomona.catalog import Accelerator, Benchmark, ObjectiveMethod
 from pomona.ground.errors import PomonaError
 from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, View
 
@@ -31,6 +31,8 @@ class ExamineStage(Stage):
     """Tokens that are written to measure the speed."""
     accelerator: Accelerator | None = None
     """What runs the models while they are scored, such as `minference`. Speed and samples are without it."""
+    benchmark: Benchmark | None = None
+    """What the models are asked besides, such as `scbench`; every answer stands in benchmark.json."""
     prompts: tuple[str, ...] = ()
     """Texts that every model continues. Default: the beginnings of some held-out documents."""
 
@@ -56,11 +58,12 @@ class ExamineStage(Stage):
         for forecast in view.all("models"):
             if (model := forecast.known.get("model")) is not None:
                 body = anatomy.of(model)
-                try:
-                    if self.accelerator is not None:
-                        self.accelerator.check(body)  # type: ignore[attr-defined]
-                except PomonaError as error:
-                    view.problem("accelerator", str(error))
+                for field in ("accelerator", "benchmark"):
+                    try:
+                        if (chosen := getattr(self, field)) is not None:
+                            chosen.check(body)
+                    except PomonaError as error:
+                        view.problem(field, str(error))
                 if objective is None or fitting.check_model(view, objective, body):
                     flops += self.tokens * body.flops_per_token(length, training=False)
         return Forecast(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +25,7 @@ from pomona.ground.machine import has_fast_bfloat16
 from pomona.runtime import Generator
 from pomona.stages.base import Artefact, Job, Made
 from pomona.stages.fitting import length_of, objective_of
+from pomona.stages.models import load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +53,7 @@ def examine(stage: ExamineStage, job: Job) -> Made:
     ledger = Ledger()
     rows: list[ModelRow] = []
     samples: dict[tuple[str, str], dict[str, str]] = {}
+    asked: dict[str, dict[str, Any]] = {}
     for artefact in job.inputs["models"]:
         with opened(artefact, stage.accelerator) as model:
             quality = quality_of(
@@ -72,12 +75,30 @@ def examine(stage: ExamineStage, job: Job) -> Made:
         bits = f" ({quality.bits_per_byte:.3f} bits/byte)" if quality.bits_per_byte is not None else ""
         pace = f", writes {rate:,.0f} tokens/s" if rate else ""
         say(f"  {artefact.name}: {quality.nats_per_token:.3f} nats/token{bits}{pace}")
+        if stage.benchmark is not None:
+            asked[artefact.name] = answers(stage.benchmark, artefact, ledger)
     written = [Sample(prompt, texts, mode) for (prompt, mode), texts in samples.items()]
     write_json(
         job.folder / "examination.json",
         {"models": [asdict(row) for row in rows], "samples": [asdict(sample) for sample in written]},
     )
-    return Made({"models": [row.name for row in rows], "note": f"{len(rows)} models"}, ledger)
+    facts: dict[str, Any] = {"models": [row.name for row in rows], "note": f"{len(rows)} models"}
+    if asked:
+        write_json(job.folder / "benchmark.json", asked)
+        facts["benchmark"] = {name: said["numbers"] for name, said in asked.items()}
+    return Made(facts, ledger)
+
+
+def answers(benchmark: MethodConfig, artefact: Artefact, ledger: Ledger) -> dict[str, Any]:
+    """What a model answers to a benchmark, as plain values; the means are told."""
+    began = time.perf_counter()
+    tokenizer = load_tokenizer(artefact.folder)
+    report = benchmark.run(anatomy.load(artefact.folder).eval(), tokenizer)  # type: ignore[attr-defined]
+    ledger.charge("benchmark", seconds=time.perf_counter() - began)
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in report.numbers.items() if not name.endswith("bytes"))
+    say(f"  {artefact.name}, {benchmark.method}: {shown}")
+    found: dict[str, Any] = report.to_dict()
+    return found
 
 
 @contextmanager

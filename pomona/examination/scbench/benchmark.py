@@ -16,14 +16,14 @@ Limits: causal models without windows, soft caps or biases; one sequence at a ti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, field_validator
 
 from pomona.examination.scbench.example import Example, score
-from pomona.examination.scbench.modes import MODES, Mode, ask
+from pomona.examination.scbench.modes import MODES, Mode, ask, check
 from pomona.examination.scbench.policies import Dense, Kivi, Policy, Quest, SnapKV, Streaming
 from pomona.examination.scbench.tasks import TASKS, make
 from pomona.ground.config import MethodConfig
@@ -31,6 +31,8 @@ from pomona.ground.errors import did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from pomona.anatomy import Anatomy
 
 FULL_LENGTH = 131_072
 """Tokens of the context that the paper's budgets are meant for."""
@@ -66,6 +68,10 @@ class ScbenchConfig(MethodConfig):
             if name not in TASKS:
                 raise ValueError(f"there is no task {name!r}; {did_you_mean(name, TASKS)}")
         return value
+
+    def check(self, body: Anatomy) -> None:
+        """Raise `UnsupportedModel` unless the model can be asked under these policies. Computes nothing."""
+        check(body)
 
     def run(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> Report:
         """Ask everything of a causal model; see `modes.ask`."""
@@ -122,6 +128,20 @@ class Report:
     def bytes(self, policy: str) -> float:
         """Mean bytes of the cache after the first pass."""
         return fmean(each.bytes for each in self.scores if each.policy == policy)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Mean score of every policy in every mode, in [0, 1], and the bytes of its cache."""
+        found = {
+            f"{policy}, {mode}": self.mean(policy=policy, mode=mode)
+            for policy, mode in dict.fromkeys((each.policy, each.mode) for each in self.scores)
+        }
+        policies = dict.fromkeys(each.policy for each in self.scores)
+        return found | {f"{policy}, bytes": self.bytes(policy) for policy in policies}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {"numbers": self.numbers, "scores": [asdict(each) for each in self.scores]}
 
 
 def examine(model: Any, encode: Any, decode: Any, examples: Sequence[Example], config: ScbenchConfig) -> Report:
