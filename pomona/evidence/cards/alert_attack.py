@@ -3,6 +3,11 @@
 The victim tells which of eight installed packages a function is from; it and the masked model that proposes names are
 one small encoder, pre-trained on the functions, the victim tuned afterwards. Adversarial fine-tuning as a defence is
 left out.
+
+Findings at scale tiny: the victim is right on 69 % of the functions, and turns at most renamings, so that free choice
+among the names of other functions, many of which belong to another package, beats thirty natural ones: 85 % and 83 %
+against 78 %. Natural renaming changes half of the names where the others change 78 % and all; the genetic search turns
+nothing that greedy did not. A first victim (26 %) turned at any renaming and told nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Three corpora one after another: one schedule without end against a new warm-up and cosine for each."""
+"""Three corpora one after another: one schedule without end against a new warm-up and cosine for each.
+
+Findings at scale tiny: the average loss is lower without end, at every seed, but by less than the spread of the seeds
+that the rule asks for. Forgetting cannot be told: models of this size that have read so little get better on the first
+corpus by 0.6 nats while they learn the two others, under either schedule.
+"""
 
 from __future__ import annotations
 
