@@ -52,8 +52,8 @@ def config_from(description: Mapping[str, Any], vocab_size: int | None = None) -
     if vocab_size is not None:
         fields.setdefault("vocab_size", vocab_size)
     if isinstance(vocabulary := fields.get("vocab_size"), int):
-        for name in SPECIAL_TOKENS:  # those of the published model may lie outside this vocabulary
-            if isinstance(token := getattr(default, name, None), int) and token >= vocabulary:
+        for name, token in default.to_dict().items():  # those of the published model may lie outside this vocabulary
+            if name.endswith("_token_id") and isinstance(token, int) and token >= vocabulary:
                 fields.setdefault(name, None)
     try:
         return AutoConfig.for_model(shape, **fields)

@@ -15,6 +15,8 @@ def test_special_tokens_lie_within_the_vocabulary(caplog: pytest.LogCaptureFixtu
     assert config_from({"shape": "gpt2", "vocab_size": 50257}).eos_token_id == 50256
     assert config_from({"shape": "gpt2", "vocab_size": 300, "eos_token_id": 7}).eos_token_id == 7
     assert config_from({"shape": "llama"}, vocab_size=300).eos_token_id == 2
+    encoder = config_from({"shape": "modernbert", "hidden_size": 32}, vocab_size=300)
+    assert (encoder.cls_token_id, encoder.sep_token_id) == (None, None)
     assert not caplog.records
 
 
