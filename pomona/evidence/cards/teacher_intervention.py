@@ -1,6 +1,10 @@
 """Teacher Intervention against plain distillation of a ternary model, with orders of intervention beside it.
 
 A language model is the teacher. Its activations are not cut off at 2.5, a range that was chosen for BERT.
+
+Findings at scale tiny: all orders end within 0.01 nats of plain distillation, and are behind it on the mean along the
+way: while the teacher's signals replace the student's, its own attention learns nothing. The best of three rates, each
+tried over a whole run, is used by each arm. Errors of four blocks hardly pile up; the paper's teacher has twelve.
 """
 
 from __future__ import annotations
