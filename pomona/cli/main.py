@@ -75,6 +75,19 @@ def clean(
     print_leftovers(folder, finished=finished, remove=yes)
 
 
+@app.command()
+def watch(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, or the name of its recipe.")],
+    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and leave.")] = False,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where runs lie.")] = "runs",
+) -> None:
+    """Show how far a run is, from its files alone: in another terminal, or after it died."""
+    from pomona.cli.show import watch as show_progress
+
+    show_progress(Path(run) if Path(run).is_dir() else Path(out, run), every=every, once=once)
+
+
 def _stage(verb: str, values: dict[str, Any], out: str) -> None:
     from pomona.stages import call
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from pomona.catalog import KINDS, Row, card, find, parameters, select
+from pomona.examination.units import duration
 from pomona.ground.console import output
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pomona.stages.watching import Watched
 
 
 def print_methods(
@@ -121,6 +130,59 @@ def print_leftovers(folder: Path, *, finished: bool, remove: bool) -> None:
         out.print(Text(f"removed {cleaning.described(found)}"))
     else:
         out.print(Text(f"{cleaning.described(found)}; --yes removes them"))
+
+
+def watch(folder: Path, *, every: float, once: bool) -> None:
+    """Show how far a run is, until it is finished or nobody works on it any more."""
+    from rich.live import Live
+
+    from pomona.stages.watching import look
+
+    if once:
+        output().print(_watched(look(folder)))
+        return
+    with Live(console=output(), auto_refresh=False) as live:
+        while True:
+            seen = look(folder)
+            live.update(_watched(seen), refresh=True)
+            if seen.finished or seen.alive is False:
+                return
+            time.sleep(every)
+
+
+def _watched(run: Watched) -> RenderableType:
+    states = {"made": ("made", "green"), "begun": ("begun", "yellow"), "waiting": ("", "dim")}
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("stage", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("time", "step", "loss", "held-out", "tokens/s", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for place in run.places:
+        training = place.training
+        row = [duration(place.seconds) if place.seconds is not None else ""]
+        if training is not None:
+            of = f"/{training.steps}" if training.steps is not None else ""
+            row += [
+                f"{training.step}{of}",
+                "" if training.loss is None else f"{training.loss:.3f}",
+                "" if training.held_out is None else f"{training.held_out:.3f}",
+                "" if training.rate is None else f"{training.rate:,.0f}",
+                "" if training.left is None else duration(training.left),
+            ]
+        pilot = f" ({training.label})" if training is not None and training.label != place.label else ""
+        table.add_row(Text(f"{place.label}{pilot}"), Text(*states[place.state]), *row)
+    return Group(table, Text(_said(run), "dim"))
+
+
+def _said(run: Watched) -> str:
+    """Who works on the run, and since when nothing was written."""
+    if run.finished:
+        return "every stage is made"
+    if run.alive is False:
+        return f"nobody works on it; pomona run {run.folder.name} goes on from here"
+    ages = [place.training.age for place in run.places if place.training is not None]
+    record = f", last record {duration(min(ages))} ago" if ages else ""
+    return f"{run.owner}{record}"
 
 
 def print_source(path: str, text: str, documents: int) -> None:

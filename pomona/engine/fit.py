@@ -39,6 +39,7 @@ from pomona.engine.speed import compiled_blocks, fast_products, should_compile, 
 from pomona.ground.config import Config
 from pomona.ground.console import console, progress_bar, say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged, TrainingStopped
+from pomona.ground.files import write_json
 from pomona.ground.machine import keep_freed_memory
 from pomona.ground.ranks import from_main, join
 
@@ -183,6 +184,8 @@ def fit(
         )
     kept = Checkpoints(folder / "kept", keep=1) if folder and main and keep_state_after is not None else None
     log = MetricsLog(folder / "metrics.jsonl" if folder and main else None, resume_at=done)
+    if folder and main:
+        write_json(folder / "length.json", {"steps": steps})  # for who watches the run
     if config.trackers:
         accelerator.init_trackers(title)
 

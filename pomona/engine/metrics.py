@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pomona.ground.files import atomic_file, storage_errors
+from pomona.ground.files import atomic_file, read_records, storage_errors
 
 
 class MetricsLog:
@@ -36,7 +36,4 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics file; an incomplete last line is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    return read_records(path)

@@ -20,6 +20,8 @@ from typing import Any
 from pomona.ground.errors import DamagedArtefact, FolderBusy, StorageError
 
 MANIFEST = "MANIFEST.json"
+LOCK = ".lock"
+"""Holds the name of the process that works in a folder, and the kernel's lock."""
 
 
 def content_hash(value: Any) -> str:
@@ -173,6 +175,14 @@ def require_intact(folder: Path) -> None:
         raise DamagedArtefact(f"{folder} is damaged", found="; ".join(wrong), do="remove the folder and repeat")
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one JSON object per line; none where it is absent, and no incomplete last line."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; a second one is refused with the owner's host, pid and age.
@@ -181,7 +191,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+", encoding="utf-8")
+        file = (folder / LOCK).open("a+", encoding="utf-8")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
