@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from pomona.anatomy.bind_latent import bind_latent
 from pomona.anatomy.block import Attention, Block, FeedForward
 from pomona.anatomy.declaration import (
     AttentionShape,
@@ -80,6 +81,8 @@ class BlockBinder:
 
     def _attention(self, role: str, path: str, declared: AttentionShape, index: int, *, causal: bool) -> Attention:
         find, fields = self.finder, self.fields
+        if declared.key_value_latent is not None:
+            return bind_latent(find, fields, declared, f"{path}.{role}", path, self.residual, causal)
         self_attention = role == "attention"
         heads_all = int(find.field(fields.heads))
         usual = int(find.field(fields.head_dim, int(find.field(fields.hidden_size)) // heads_all))
@@ -127,6 +130,8 @@ class BlockBinder:
             output=find.linear(f"{role}.output", path, declared.output, residual, (heads, value_dim)),
             query_norm=norm("query_norm", declared.query_norm, heads),
             key_norm=norm("key_norm", declared.key_norm, kv_heads),
+            query_latent=None,
+            key_value_latent=None,
             bias_table=find.table(f"{role}.bias_table", path, table, "bucket", Axis((heads,)))
             if table is not None and find.find(path, table) is not None
             else None,

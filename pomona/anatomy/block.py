@@ -14,13 +14,40 @@ from pomona.anatomy.weight import Norm, Runs, Weight
 
 
 @dataclass(frozen=True, eq=False)
+class Latent:
+    """A few features of each token, of which a map makes something for every head.
+
+    Args:
+        down: linear map of hidden states; its outputs are the latent and, before keys and values, the one key that
+            turns with the position and that all heads share.
+        norm: of the latent, before it is read.
+        features: space of the latent.
+    """
+
+    down: Weight
+    norm: Norm
+    features: Space
+
+    @property
+    def rank(self) -> int:
+        """Number of features."""
+        return self.features.size
+
+
+@dataclass(frozen=True, eq=False)
 class Attention:
     """The projections of one attention and its head counts.
 
+    With latents (multi-head latent attention) `key` and `value` read `key_value_latent` instead of hidden states, and
+    `query` reads `query_latent` where there is one. A head's key is what `key` gives it, then the shared key, which
+    alone turns; so the last `rotary` features of its query turn. Ask for `direct_attention` where this will not do.
+
     Args:
-        query, key, value, output: linear maps; N * H, K * H, K * H and hidden outputs.
+        query, key, value, output: linear maps; N * H, K * H, K * H and hidden outputs. With a latent of keys and
+            values, `key` has fewer outputs for each head than `query`: the shared key is not among them.
         query_norm, key_norm: norms of each head's features before the scores, or of all heads' features together (their
             axis says which), or None.
+        query_latent, key_value_latent: of which queries, and keys with values, are made, or None.
         bias_table: learned score bias by relative position (bucket, head), or None.
         position_query, position_key: projections of relative positions, compared with the keys and queries of tokens;
             None also where the maps of queries and keys project them.
@@ -40,6 +67,8 @@ class Attention:
     output: Weight
     query_norm: Norm | None
     key_norm: Norm | None
+    query_latent: Latent | None
+    key_value_latent: Latent | None
     bias_table: Weight | None
     position_query: Weight | None
     position_key: Weight | None
@@ -69,13 +98,25 @@ class Attention:
     def num_kv_heads(self) -> int:
         return self.kv_heads.size
 
+    def latents(self) -> list[Latent]:
+        return [latent for latent in (self.query_latent, self.key_value_latent) if latent is not None]
+
+    def readers(self) -> list[Weight]:
+        """The linear maps that read hidden states; those of keys and values may read another sequence's."""
+        query = self.query if self.query_latent is None else self.query_latent.down
+        latent = self.key_value_latent
+        return [query, *((self.key, self.value) if latent is None else (latent.down,))]
+
     def weights(self) -> list[Weight]:
         """The linear maps."""
         positions = [weight for weight in (self.position_query, self.position_key) if weight is not None]
-        return [self.query, self.key, self.value, *positions, self.output]
+        downs = [latent.down for latent in self.latents()]
+        return [*downs, self.query, self.key, self.value, *positions, self.output]
 
     def norms(self) -> list[Norm]:
-        return [norm for norm in (self.query_norm, self.key_norm) if norm is not None]
+        """Those of queries and keys, and of latents."""
+        norms = [self.query_norm, self.key_norm, *(latent.norm for latent in self.latents())]
+        return [norm for norm in norms if norm is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +252,7 @@ class Block:
         ffn, cross = self.ffn, self.cross_attention
         shared = [] if ffn.shared is None else [ffn.shared.gate, ffn.shared.up, ffn.shared_gate]
         pairs = [
-            (self.norm_attention, self.attention.weights()[:3]),
+            (self.norm_attention, self.attention.readers()),
             (self.norm_cross, [] if cross is None else [cross.query]),
             (self.norm_ffn, [w for w in (ffn.router, ffn.gate, ffn.up, *shared) if w is not None]),
         ]
@@ -222,7 +263,7 @@ class Block:
         return list(found.items())
 
     def norms(self) -> list[Norm]:
-        """All norms once, those of queries and keys included."""
+        """All norms once, those of queries, keys and latents included."""
         norms = [self.norm_attention, *self.attention.norms(), self.norm_attention_out, self.norm_cross]
         norms += [] if self.cross_attention is None else self.cross_attention.norms()
         norms += [self.norm_ffn, self.norm_ffn_out]

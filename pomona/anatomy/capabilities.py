@@ -33,6 +33,8 @@ MEANING = {
     "causal": "attention to earlier positions only",
     "bidirectional": "attention to all positions",
     "grouped_query": "fewer key-value heads than query heads",
+    "direct_attention": "queries, keys and values that are each one map of the hidden states",
+    "latent_attention": "keys and values that are made of a latent, which generation keeps instead of them",
     "query_key_norm": "norms of queries and keys",
     "separate_heads": "heads that no norm takes together",
     "sliding_window": "attention to a window of positions in some block",
@@ -86,6 +88,8 @@ def capabilities_of(body: Anatomy) -> frozenset[str]:
         "causal": len(stacks) == 1 and stacks[0].causal,
         "bidirectional": len(stacks) == 1 and not stacks[0].causal,
         "grouped_query": any(b.attention.num_kv_heads < b.attention.num_heads for b in blocks),
+        "direct_attention": not any(attention.latents() for attention in body.attentions()),
+        "latent_attention": all(attention.key_value_latent is not None for attention in body.attentions()),
         "query_key_norm": any(block.attention.query_norm is not None for block in blocks),
         "separate_heads": not any(
             norm.gain.axes[0].has(attention.heads) for attention in body.attentions() for norm in attention.norms()
@@ -183,6 +187,8 @@ def _may_have(shape: Shape, capability: str) -> bool:
         "class_token": any(part.role == "class_token" for part in shape.around),
         "causal": single and causal is not False,
         "bidirectional": single and causal is not True,
+        "direct_attention": all(block.attention.key_value_latent is None for block in blocks),
+        "latent_attention": all(block.attention.key_value_latent is not None for block in blocks),
         "query_key_norm": all(block.attention.query_norm is not None for block in blocks),
         "softcap": any(block.attention.softcap is not None for block in blocks),
         "head": over_words,

@@ -56,7 +56,9 @@ def flops_per_token(
         tokens = targets if last and len(body.stacks) > 1 else seq_length
         for block in stack.blocks:
             cross = block.cross_attention
-            maps = [w for a in (block.attention, cross) if a is not None for w in (a.query, a.key, a.value, a.output)]
+            attentions = [a for a in (block.attention, cross) if a is not None]
+            maps = [w for a in attentions for w in (a.query, a.key, a.value, a.output)]
+            maps += [latent.down for a in attentions for latent in a.latents()]
             linear = sum(weight.numel() for weight in maps)
             linear += block.ffn.active_parameters()
             scored = _mean_keys(block.attention, tokens)
@@ -78,6 +80,8 @@ def flops_per_token(
 def kv_cache_bytes(body: Anatomy, tokens: int, batch: int = 1, dtype: torch.dtype | None = None) -> int:
     """Bytes of keys and values that generation keeps for `tokens` positions of `batch` sequences.
 
+    Of attention with a latent of keys and values, the latent and the shared key are kept.
+
     Args:
         dtype: of the cache; default: the model's own.
     """
@@ -89,8 +93,15 @@ def kv_cache_bytes(body: Anatomy, tokens: int, batch: int = 1, dtype: torch.dtyp
             if attention is not None and (attention.causal or attention is block.cross_attention):
                 # The newest token's keys are added before they are read, so a window of w keeps w - 1 earlier ones.
                 kept = tokens if attention.window is None else min(tokens, attention.window - 1)
-                total += attention.num_kv_heads * (attention.head_dim.size + attention.value_dim.size) * kept
+                total += _cached_numbers(attention) * kept
     return total * batch * size
+
+
+def _cached_numbers(attention: Attention) -> int:
+    """Numbers that generation keeps of one position."""
+    if attention.key_value_latent is not None:
+        return attention.key_value_latent.down.shape[0]
+    return attention.num_kv_heads * (attention.head_dim.size + attention.value_dim.size)
 
 
 def _mean_keys(attention: Attention, tokens: int) -> float:

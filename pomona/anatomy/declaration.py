@@ -57,6 +57,14 @@ Storage = str | Fused
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentShape:
+    """Where a latent is made: a few features of each token, of which another map makes something for every head."""
+
+    down: str
+    norm: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttentionShape:
     """Where the projections of one attention are. Norms act on each head's features, or on those of all heads."""
 
@@ -66,6 +74,11 @@ class AttentionShape:
     output: str
     query_norm: str | None = None
     key_norm: str | None = None
+    key_value_latent: LatentShape | None = None
+    """What `key` and `value` read. Its map also gives the one key that turns with the position, after the latent; maps
+    of queries then give each head's features that do not turn before those that do."""
+    query_latent: LatentShape | None = None
+    """What `query` reads; where its map is absent, that reads hidden states."""
     bias_table: str | None = None
     """Learned bias of the scores by relative position: an embedding (bucket, head)."""
     position_query: str | None = None

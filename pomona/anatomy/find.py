@@ -109,7 +109,7 @@ class Finder:
         role: str,
         base: str,
         storage: Storage,
-        outputs: tuple[Space, ...],
+        outputs: tuple[Space, ...] | Axis,
         inputs: tuple[Space, ...],
         sizes: Mapping[str, int] | None = None,
         periods: int = 1,
@@ -118,23 +118,25 @@ class Finder:
 
         Args:
             storage: path of the module below `base`, and which part of its outputs.
+            outputs: spaces whose product its outputs are, or their axis.
             sizes: outputs of each part of a fused module.
             periods: how often the parts repeat when they are interleaved (the number of key-value heads).
         """
         path, module = self.need(base, storage_path(storage))
+        made = outputs if isinstance(outputs, Axis) else Axis(outputs)
         runs = None
         if isinstance(storage, Fused):
             assert sizes is not None
             runs = self._runs(path, storage, sizes, periods if storage.interleaved else 1, outputs_of(module))
         bias = None
         if getattr(module, "bias", None) is not None:
-            bias = self._vector(f"{role}.bias", path, module, "bias", Axis(outputs), runs)
+            bias = self._vector(f"{role}.bias", path, module, "bias", made, runs)
         return Weight(
             role=role,
             name=join(path, "weight"),
             owner=module,
             attribute="weight",
-            axes=(Axis(outputs), Axis(inputs)),
+            axes=(made, Axis(inputs)),
             kind="linear",
             transposed=isinstance(module, Conv1D),
             runs=runs,

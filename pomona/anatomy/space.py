@@ -22,6 +22,7 @@ INTERCHANGEABLE = frozenset(
         "kv_head",
         "head_dim",
         "value_dim",
+        "latent",
         "feed_forward",
         "expert",
         "embedding",
@@ -38,7 +39,8 @@ class Space:
 
     Args:
         name: residual, head, kv_head, head_dim (features that queries and keys compare), value_dim (features that
-            values carry to the output projection), feed_forward, expert; outside of the blocks embedding, pooled,
+            values carry to the output projection), latent (features of which keys and values, or queries, are made),
+            feed_forward, expert; outside of the blocks embedding, pooled,
             channel (all of these are interchangeable); vocabulary, position, token_type, bucket, distance,
             label, pixel, tap, layer (what enters the first block and what each gives) and others that are told apart
             from outside.

@@ -30,6 +30,16 @@ SIZES: Mapping[str, Any] = {
 """The settings of most rows."""
 GROUPED: Mapping[str, Any] = {**SIZES, "num_key_value_heads": 2}
 ROTARY_HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+LATENT: Mapping[str, Any] = {
+    **SIZES,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 7,
+    "initializer_range": 0.02,
+}
 EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "eager"}
 KINDS = ["full_attention", "sliding_attention", "full_attention"]
 ENDS: Mapping[str, Any] = {**SIZES, "pad_token_id": 1, "eos_token_id": 2}
@@ -147,6 +157,8 @@ TINY: dict[str, Tiny] = {
             "sliding_window": 6,
         },
     ),
+    "youtu": Tiny("youtu", {**LATENT, "rope_interleave": False}),
+    "youtu-factored": Tiny("youtu", {**LATENT, "q_lora_rank": 20, "attention_bias": True}),
     "gemma2": Tiny(
         "gemma2",
         {

@@ -100,6 +100,8 @@ def _attention(attention: Attention, role: str, base: str) -> Iterator[Row]:
         yield _row(weight, base, 2)
     yield from _norm(attention.query_norm, "query_norm", base, 2)
     yield from _norm(attention.key_norm, "key_norm", base, 2)
+    for latent in attention.latents():
+        yield from _norm(latent.norm, latent.norm.gain.role.removeprefix("attention.").removesuffix(".gain"), base, 2)
     if attention.bias_table is not None:
         yield _row(attention.bias_table, base, 2)
 

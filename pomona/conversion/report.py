@@ -14,9 +14,10 @@ class ConversionReport:
         parameters_before, parameters_after: of the whole model.
         hidden_before, hidden_after: features of the residual stream.
         difference: largest difference of the outputs on a few random inputs, relative to the largest output; None for a
-            model without values.
+            model without values. Rounding alone, where a method keeps the function.
         loads_with: what loads the saved folder: any transformers, or `pomona.anatomy.load` (no code is stored or run).
         seconds: it took.
+        cache_before, cache_after: bytes that generation keeps of each token; None where the method leaves them alone.
     """
 
     parameters_before: int
@@ -26,3 +27,5 @@ class ConversionReport:
     difference: float | None
     loads_with: Literal["transformers", "pomona"]
     seconds: float
+    cache_before: int | None = None
+    cache_after: int | None = None

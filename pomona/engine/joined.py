@@ -72,7 +72,7 @@ def joined_maps(body: Anatomy) -> Iterator[None]:
 def _same_input(block: Block) -> Iterator[Sequence[nn.Linear]]:
     """The groups of layers of a block that read the same input, in the order in which they are called."""
     attention = block.attention
-    candidates = [[attention.query, attention.key, attention.value]]
+    candidates = [attention.readers()]
     ffn = block.ffn
     if ffn.gate is not None:
         candidates.append([ffn.gate, ffn.up])

@@ -16,7 +16,7 @@ from pomona.ground.errors import UnsupportedModel
 from pomona.runtime.folder import LoadedModel
 from pomona.runtime.native import BlockPlan, Linear, NativeStep, NoNativeStep, Normalization, Plan
 
-NEEDS = ("pre_norm", "causal", "single_stack", "linear_head", "dense_ffn")
+NEEDS = ("pre_norm", "causal", "single_stack", "linear_head", "dense_ffn", "direct_attention")
 STEADY_ROTARY = ("default", "linear", "llama3", "yarn", "proportional")
 """Kinds of rotary positions whose angles do not depend on the length of the sequence."""
 CHECK_TOKENS = 24

@@ -1,4 +1,4 @@
-"""`convert`: give a trained model another form that computes the same."""
+"""`convert`: give a trained model another form, which computes the same or is repaired by training on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, Stage, V
 
 
 class ConvertStage(Stage):
-    """Give a trained model another form that computes the same."""
+    """Give a trained model another form, which computes the same or is repaired by training on."""
 
     verb = "convert"
     makes: ClassVar[ArtefactKind] = "model"
@@ -34,10 +34,12 @@ class ConvertStage(Stage):
         converted = model and models.rehearsed(view, model, self.method.apply_)  # type: ignore[attr-defined]
         if model is None or converted is None:
             return Forecast()
-        body = anatomy.of(converted)
+        body, cache = anatomy.of(converted), anatomy.of(model).kv_cache_bytes(1)
         loading = "; loads with pomona.anatomy.load only" if body.loads_with == "pomona" else ""
         known = {"model": converted, **fitting.passed_on(view.one("from").known)}
-        return Forecast(parameters=body.parameter_count(), note=f"{self._note()}{loading}", known=known)
+        return Forecast(
+            parameters=body.parameter_count(), note=f"{self._note(cache, body.kv_cache_bytes(1))}{loading}", known=known
+        )
 
     def seconds(self, view: View, forecast: Forecast) -> float | None:
         return 1.0 + (forecast.parameters or 0) / 2e8
@@ -59,10 +61,15 @@ class ConvertStage(Stage):
             "blocks": len(anatomy.of(model).blocks),
             "difference": report.difference,
             "loads_with": report.loads_with,
-            "note": self._note(),
+            "note": self._note(report.cache_before, report.cache_after),
         }
+        if report.cache_after is not None:
+            facts |= {"cache_bytes_before": report.cache_before, "cache_bytes_per_token": report.cache_after}
         return Made(facts, ledger)
 
-    def _note(self) -> str:
-        values = self.method.model_dump(exclude={"method"})
-        return ", ".join([self.method.method, *(f"{name} {value}" for name, value in values.items())])
+    def _note(self, cache_before: int | None, cache_after: int | None) -> str:
+        values = self.method.model_dump(exclude={"method"}, exclude_none=True)
+        said = [self.method.method, *(f"{name} {value}" for name, value in values.items())]
+        if cache_before != cache_after:
+            said.append(f"{cache_before} to {cache_after} bytes of cache per token")
+        return ", ".join(said)

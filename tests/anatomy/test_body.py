@@ -72,7 +72,8 @@ def test_flops_equal_the_counted_ones(single_model: Any) -> None:
         seen = window - window * window / (2 * tokens)
         if not attention.causal:
             seen = sum(attention.sees(query, key) for query in range(tokens) for key in range(tokens)) / tokens
-        masked += 4 * attention.num_heads * attention.head_dim.size * (tokens - seen)
+        width = attention.num_heads * (attention.head_dim.size + attention.value_dim.size)
+        masked += 2 * width * (tokens - seen)
     assert body.flops_per_token(tokens, training=False) + masked == pytest.approx(executed, rel=1e-12)
 
 

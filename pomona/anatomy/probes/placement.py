@@ -57,7 +57,7 @@ class _Branch:
 def _branches(block: Block) -> list[_Branch]:
     """What a block adds, in order."""
     cross, ffn = block.cross_attention, block.ffn
-    attention = (block.attention.query, block.attention.output.owner)
+    attention = (block.attention.readers()[0], block.attention.output.owner)
     scale = block.scale_attention
     parts = [("attention", *attention, block.norm_attention, block.norm_attention_out, scale)]
     if cross is not None:

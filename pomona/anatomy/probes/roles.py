@@ -59,7 +59,7 @@ def _compared(body: Anatomy, attention: Attention, inputs: dict[str, Tensor], wh
 def _positions_moved(body: Anatomy, weight: Weight, reader: Weight, inputs: dict[str, Tensor]) -> list[int]:
     """Positions at which `reader` gets something else when the outputs of `weight` at `PLACE` change."""
     plain = read_by(body, reader, inputs)
-    with replace_outputs(weight, at_tokens(lambda rows: rows * (torch.arange(rows.shape[1]) != PLACE)[:, None])):
+    with replace_outputs(weight, at_tokens(lambda rows: rows * (torch.arange(rows.shape[-2]) != PLACE)[:, None])):
         moved = read_by(body, reader, inputs)
     return (moved - plain).abs().amax(-1).nonzero().flatten().tolist()
 

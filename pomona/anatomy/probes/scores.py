@@ -44,7 +44,7 @@ def probe_scores(body: Anatomy) -> Iterator[Check]:
 
 
 def probe_rotary(body: Anatomy) -> Iterator[Check]:
-    """The declared number of features turns with the distance, the others do not."""
+    """The declared number of features turns with the distance, the others do not; with a shared key, the last ones."""
     for block, attention, _ in attentions_of(body):
         if not _can_be_tried(attention):
             continue
@@ -53,11 +53,14 @@ def probe_rotary(body: Anatomy) -> Iterator[Check]:
         inputs = example_inputs(body, batch=width)
         query = LOUD * torch.eye(width, dtype=torch.float64)
         key = LOUD * (torch.ones_like(query) - torch.eye(width, dtype=torch.float64))
-        query, key = query.repeat(1, attention.num_heads), key.repeat(1, attention.num_kv_heads)
-        found = _probability(body, attention, inputs, query, key, EARLIER)
+        own = attention.key.shape[0] // attention.num_kv_heads
+        shared = None if own == width else key[:, own:]
+        query, key = query.repeat(1, attention.num_heads), key[:, :own].repeat(1, attention.num_kv_heads)
+        found = _probability(body, attention, inputs, query, key, EARLIER, shared)
         seen = _seen(body, attention, inputs)
         turned = ((found * seen - 1).abs().amax(-1) > 1e-6).nonzero().flatten().tolist()
-        passed = turned == list(range(attention.rotary))
+        first = 0 if shared is None else own
+        passed = turned == list(range(first, first + attention.rotary))
         yield Check("rotary", f"{block.path}: {attention.query.role}", passed, f"features {turned} of {width} turn")
 
 
@@ -74,10 +77,11 @@ def _seen(body: Anatomy, attention: Attention, inputs: dict[str, Tensor]) -> int
 
 
 def _compared(attention: Attention, query: Tensor, key: Tensor) -> Tensor:
-    """(N,) products of each head's query with its key, after the norms that are declared."""
+    """(N,) products of each head's query with its own key, after the norms that are declared."""
     heads = _normalized(attention.query_norm, query, attention.num_heads)
     keys = _normalized(attention.key_norm, key, attention.num_kv_heads)
-    return (heads * keys.repeat_interleave(attention.num_heads // attention.num_kv_heads, 0)).sum(-1)
+    keys = keys.repeat_interleave(attention.num_heads // attention.num_kv_heads, 0)
+    return (heads[:, : keys.shape[1]] * keys).sum(-1)
 
 
 def _normalized(norm: Norm | None, vector: Tensor, heads: int) -> Tensor:
@@ -95,10 +99,12 @@ def _probability(
     query: Tensor,
     key: Tensor,
     place: int,
+    shared: Tensor | None = None,
 ) -> Tensor:
     """(batch, N) probabilities with which the query at `PLACE` takes the value at `place`.
 
-    Bias tables are zero, and so is what is projected of relative positions.
+    A key that all heads share is `shared` there, or zero. Bias tables are zero, and so is what is projected of relative
+    positions.
     """
     values = torch.ones(attention.value.shape[0], dtype=torch.float64)
     tables = [stack.bias_table for stack in body.stacks] + [block.attention.bias_table for block in body.blocks]
@@ -108,6 +114,11 @@ def _probability(
         queries_of = at_tokens(lambda rows: query[..., None, :].expand_as(rows), torch.zeros_like)
         open_.enter_context(replace_outputs(attention.query, queries_of))
         open_.enter_context(replace_outputs(attention.key, at_tokens(_only(place, key), torch.zeros_like)))
+        if attention.key_value_latent is not None:
+            vector = torch.zeros(attention.key_value_latent.down.shape[0], dtype=torch.float64)
+            if shared is not None:
+                vector = torch.cat([vector[: -shared.shape[-1]].expand(len(shared), -1), shared], -1)
+            open_.enter_context(replace_outputs(attention.key_value_latent.down, _only(place, vector)))
         for weight in positions:
             open_.enter_context(replace_outputs(weight, torch.zeros_like))
         open_.enter_context(replace_outputs(attention.value, _only(place, values)))
@@ -120,8 +131,8 @@ def _only(place: int, vector: Tensor) -> Callable[[Tensor], Tensor]:
     """Outputs that are zero but at one position."""
 
     def change(rows: Tensor) -> Tensor:
-        rows = torch.zeros_like(rows)
-        rows[:, place] = vector
+        rows = torch.zeros_like(rows)  # (batch, T, outputs), or with one more axis of size 1 after the batch
+        rows[..., place, :] = vector if rows.dim() == 3 or vector.dim() == 1 else vector[:, None]
         return rows
 
     return change
