@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,7 +36,7 @@ class Parents:
     labels: tuple[str, ...]
 
 
-class MergeConfig(MethodConfig):
+class MergeConfig(MethodConfig, ABC):
     """The parameters of a merging method."""
 
     least_experts: ClassVar[int] = 1
