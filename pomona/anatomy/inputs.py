@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pomona.anatomy.surroundings import Input
+from pomona.anatomy.weight import Weight
 
 if TYPE_CHECKING:
     from pomona.anatomy.body import Anatomy
@@ -29,6 +31,36 @@ def example_inputs(body: Anatomy, batch: int = 2, tokens: int = 12, seed: int = 
     for one in (body, *body.beside()):
         inputs |= _own_inputs(one, batch, tokens, generator)
     return inputs
+
+
+@dataclass(frozen=True)
+class PictureInput:
+    """What pictures a model reads.
+
+    Attributes:
+        shape: channels, height and width.
+        patch: height and width of the pieces that it cuts them into.
+        patches: how many; pixels that do not fill one are not read.
+    """
+
+    shape: tuple[int, int, int]
+    patch: tuple[int, int]
+    patches: int
+
+
+def picture_input(body: Anatomy) -> PictureInput | None:
+    """What pictures a model reads; None where it starts from something else."""
+    declared = next((each for each in body.shape.inputs if each.name == "pixel_values"), None)
+    stem = body.around.get("patch")
+    if body.embedding is not None or declared is None or not isinstance(stem, Weight):
+        return None
+    if not isinstance(stem.owner, nn.Conv2d) or len(sides := sides_of(body.config, declared)) != 3:
+        return None
+    channels, height, width = sides
+    high, wide = stem.owner.kernel_size
+    down, right = stem.owner.stride
+    patches = ((height - high) // down + 1) * ((width - wide) // right + 1)
+    return PictureInput((channels, height, width), (high, wide), patches)
 
 
 def special_ids(body: Anatomy) -> list[int]:
@@ -55,7 +87,8 @@ def _own_inputs(body: Anatomy, batch: int, tokens: int, generator: torch.Generat
             inputs[declared.name] = torch.randn((batch, *sides_of(body.config, declared)), generator=generator).to(
                 body.dtype
             )
-    for declared in body.shape.inputs:
+    lacks_mask = "mask_token" not in body.around and any(part.role == "mask_token" for part in body.shape.around)
+    for declared in () if lacks_mask else body.shape.inputs:
         if declared.sides is None and declared.name in inspect.signature(body.model.forward).parameters:
             with torch.no_grad():
                 made = body.hidden(**inputs).shape[1] - body.own_tokens

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from pomona.ground.lazy import names_from
 
 if TYPE_CHECKING:
-    from pomona.data.config import CorpusConfig, SourceConfig
+    from pomona.data.config import CorpusConfig, ImagesConfig, SourceConfig
     from pomona.data.corpus import Corpus, make_corpus
     from pomona.data.docstrings import split_pair
     from pomona.data.documents import Document
     from pomona.data.encode import make_tokens
-    from pomona.data.images import Images, ImageStream, read_images
+    from pomona.data.image_folder import ImageFolder, make_images
+    from pomona.data.images import ImageBatches, Images, ImageStream, read_images
     from pomona.data.mixture import Mixture
     from pomona.data.packed import PackedStream, PackedWindows
     from pomona.data.readers import read_source
@@ -28,8 +29,11 @@ __getattr__ = names_from(
         "Corpus": "corpus",
         "CorpusConfig": "config",
         "Document": "documents",
+        "ImageBatches": "images",
+        "ImageFolder": "image_folder",
         "ImageStream": "images",
         "Images": "images",
+        "ImagesConfig": "config",
         "Mixture": "mixture",
         "PackedStream": "packed",
         "PackedWindows": "packed",
@@ -39,6 +43,7 @@ __getattr__ = names_from(
         "Tokens": "tokens",
         "fingerprint": "sources",
         "make_corpus": "corpus",
+        "make_images": "image_folder",
         "make_tokens": "encode",
         "read_images": "images",
         "read_source": "readers",
@@ -54,8 +59,11 @@ __all__ = [
     "Corpus",
     "CorpusConfig",
     "Document",
+    "ImageBatches",
+    "ImageFolder",
     "ImageStream",
     "Images",
+    "ImagesConfig",
     "Mixture",
     "PackedStream",
     "PackedWindows",
@@ -65,6 +73,7 @@ __all__ = [
     "Tokens",
     "fingerprint",
     "make_corpus",
+    "make_images",
     "make_tokens",
     "read_images",
     "read_source",

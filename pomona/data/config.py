@@ -1,8 +1,8 @@
-"""What a corpus is made of, as a recipe says it."""
+"""What a corpus, or a set of pictures, is made of, as a recipe says it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,8 @@ from pomona.ground.config import Config
 from pomona.ground.errors import did_you_mean
 
 ENVIRONMENTS = ("env:docs", "env:code", "env:pairs", "env:facts")
+GLYPHS = "env:glyphs"
+"""The name of the pictures that need no download."""
 
 
 class SourceConfig(Config):
@@ -76,3 +78,43 @@ class CorpusConfig(Config):
         if isinstance(value, dict) and isinstance(value.get("sources"), str):
             return {**value, "sources": (value["sources"],)}
         return value
+
+
+class ImagesConfig(Config):
+    """Pictures, how large they are made, and how they are divided. A string stands for the source."""
+
+    source: str = Field(min_length=1)
+    """A folder of pictures, whose sub-folders are the labels, or `env:glyphs`: letters and digits that are drawn."""
+    size: int = Field(ge=1)
+    """Pixels of an edge. Of a picture that is no square, the middle is taken."""
+    channels: Literal[1, 3] = 3
+    """3 for colours, 1 for grey."""
+    count: int | None = Field(default=None, ge=1)
+    """At most so many pictures, in the order of their names; glyphs need it. Default: all."""
+    shots: int | None = Field(default=None, ge=1)
+    """Keep so many pictures of each label to train on, to learn from few labels; what is held out stays whole, and the
+    smaller choice is part of the larger one. Default: all."""
+    validation: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """The share that is set aside for the held-out loss, and for choosing: learning rates, ranks."""
+    test: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """The share that is set aside for the accuracy that is told in the end; 0: it is told on the validation part."""
+    seed: int = 0
+    """Another seed, another division."""
+
+    @field_validator("source")
+    @classmethod
+    def _known_pictures(cls, value: str) -> str:
+        if value.startswith("env:") and value != GLYPHS:
+            raise ValueError(f"is no set of pictures; {did_you_mean(value, (GLYPHS,))}")
+        return value
+
+    @model_validator(mode="after")
+    def _something_left(self) -> Self:
+        if self.validation + self.test >= 1.0:
+            raise ValueError("validation and test leave nothing to train on")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_source(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value

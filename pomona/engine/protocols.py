@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -163,9 +164,9 @@ class ContinuingMethod(Protocol):
 
 
 def size_of(batch: Batch) -> tuple[int, int]:
-    """(sequences, tokens of each) of a prepared micro-batch; of images, the pieces that have labels."""
-    rows, length = batch["input_ids" if "input_ids" in batch else "labels"].shape
-    return rows, length
+    """(sequences, tokens of each) of a prepared micro-batch; of images, what has labels: their pieces, or they."""
+    rows, *length = batch["input_ids" if "input_ids" in batch else "labels"].shape
+    return rows, math.prod(length)
 
 
 def count_targets(batch: Batch) -> int:

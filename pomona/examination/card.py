@@ -124,6 +124,8 @@ def _use(data: CardData) -> str:
     extra = " compressed-tensors" if data.model.form != "dense" else ""
     folder = repr(visible(data.model.folder))
     model_class = data.architecture if data.architecture.isidentifier() else "AutoModel"
+    if data.task.startswith("image"):
+        return f"## Use\n\n{_fenced(_code_for_pictures(model_class, folder, extra), 'python')}"
     code = (
         f"# pip install torch transformers{extra}\n"
         f"from transformers import AutoTokenizer, {model_class}\n\n"
@@ -139,12 +141,29 @@ def _use(data: CardData) -> str:
     return f"## Use\n\n{_fenced(code, 'python')}"
 
 
+def _code_for_pictures(model_class: str, folder: str, extra: str) -> str:
+    """From a file to what the model says of it."""
+    answer = "logits" if model_class.endswith("ForImageClassification") else "last_hidden_state"
+    return (
+        f"# pip install torch transformers pillow{extra}\n"
+        "from PIL import Image\n"
+        f"from transformers import AutoImageProcessor, {model_class}\n\n"
+        f"folder = {folder}\n"
+        "processor = AutoImageProcessor.from_pretrained(folder)\n"
+        f"model = {model_class}.from_pretrained(folder)\n"
+        'inputs = processor(Image.open("picture.png"), return_tensors="pt")\n'
+        f"print(model(**inputs).{answer})\n"
+    )
+
+
 def _quality(data: CardData) -> str:
     quality = data.model.quality
     if quality is None:
         return ""
     rows = [("all", quality), *quality.slices.items()]
     heads = ["held-out text", "bits per byte", "nats per token", "perplexity", _accuracy(data), "tokens"]
+    if data.task.startswith("image"):
+        heads[0], heads[2], heads[-1] = "held-out pictures", "nats per target", "targets"
     lines = [
         [
             _text(name),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AdaptStage(TrainingStage):
-    """Adapt a trained model to a task: labelled texts, or a corpus to write like."""
+    """Adapt a trained model to a task: labelled texts or pictures, or a corpus to write like."""
 
     verb = "adapt"
     flat = "method"
@@ -28,7 +28,7 @@ class AdaptStage(TrainingStage):
     task: Literal["classify", "write"] = "classify"
     """What it is for: `classify` learns the labels of `examples`, `write` the tokens of `data` by `objective`."""
     examples: str | None = None
-    """The labelled texts: name of a stage, or a folder."""
+    """The labelled texts, or pictures for an encoder of images: name of a stage, or a folder."""
     method: AdapterMethod = Field(default="full", validate_default=True)
     """Which parameters are trained, and how; the method's own parameters stand beside it."""
     optimizer: Optimizer = Field(
@@ -36,11 +36,11 @@ class AdaptStage(TrainingStage):
     )
     """How weights follow gradients."""
     epochs: PositiveFloat | None = None
-    """Budget in passes over the labelled texts."""
+    """Budget in passes over the labelled texts or pictures."""
 
     def needs(self) -> tuple[Need, ...]:
         data, *budget = super().needs()
-        examples = Need("examples", "examples", (self.examples,) if self.examples else ())
+        examples = Need("examples", "examples", (self.examples,) if self.examples else (), also=("images",))
         model = Need("from", "model", (self.from_,) if self.from_ else ())
         return (model, examples if self.task == "classify" else data, *budget)
 
@@ -61,44 +61,60 @@ class AdaptStage(TrainingStage):
             return Forecast()
 
     def _classifying(self, view: View, base: PreTrainedModel) -> Forecast:
-        """What training a classifier takes: an upper bound, as if every text had `seq_length` tokens."""
+        """What training a classifier takes: of texts an upper bound, as if every one had `seq_length` tokens."""
         from pomona import anatomy
-        from pomona.stages.fitting import check_model
-        from pomona.tasks import Classify
+        from pomona.stages import fitting
         from pomona.tasks.classifier import shape_of
+        from pomona.tasks.classify import Classify
+        from pomona.tasks.pictures import ClassifyPictures, picture_shape_of
 
-        facts = view.known("examples", "facts") or {}
-        labels = facts.get("labels") or [str(number) for number in range(view.known("examples", "classes") or 2)]
-        model = shape_of(base, labels)
-        body = anatomy.of(model)
-        if not check_model(view, Classify(), body, "from"):
+        sequences = fitting.sequences_of(view, anatomy.of(base), self.seq_length, "examples")
+        if sequences is None:
             return Forecast()
-        if body.max_positions is not None and self.seq_length > body.max_positions:
+        pictures = fitting.pictures_of(view, "examples") is not None
+        labels = self._labels(view)
+        model = picture_shape_of(base, labels) if pictures else shape_of(base, labels)
+        body = anatomy.of(model)
+        if not fitting.check_model(view, ClassifyPictures() if pictures else Classify(), body, "from"):
+            return Forecast()
+        if pictures and self.tokens is not None:
+            view.problem("tokens", "a budget of labelled pictures is not in tokens", "give epochs, steps or flops")
+        if not pictures and body.max_positions is not None and self.seq_length > body.max_positions:
             view.problem(
                 "seq_length",
                 f"{self.seq_length} tokens are more than the model's {body.max_positions} positions",
                 f"seq_length: {body.max_positions}",
             )
         self._attached(view, model)
-        per_token = body.flops_per_token(self.seq_length, training=True)
-        count = facts.get("train")
+        each = body.flops_per_token(sequences.length, training=True) * sequences.length
+        count = (view.known("examples", "facts") or {}).get("train")
         if self.epochs is not None:
             steps = None if count is None else self.steps_of(count)
         else:
-            steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
+            steps = self._steps(each * self.batch_size, view.flops("flops_of"))
         note = f"{self.method.method}, {self.optimizer.method}, {self.schedule.method}"
         known = {"model": model, "objective": None}
         if steps is None:
             return Forecast(parameters=body.parameter_count(), note=note, known=known)
         pilots = len(self.sweep.learning_rate) * self.pilot_steps(steps) if self.sweep else 0
-        tokens = steps * self.tokens_per_step
         return Forecast(
-            tokens=tokens,
+            tokens=None if pictures else steps * self.tokens_per_step,
             parameters=body.parameter_count(),
-            flops=tokens * per_token,
+            flops=steps * each * self.batch_size,
             note=note + (f", {len(self.sweep.learning_rate)} pilots" if self.sweep else ""),
-            known={**known, "work_flops": (steps + pilots) * self.tokens_per_step * per_token},
+            known={**known, "work_flops": (steps + pilots) * self.batch_size * each},
         )
+
+    def _labels(self, view: View) -> list[str]:
+        """The labels, or as many names as there will be; a problem where there are none."""
+        facts = view.known("examples", "facts") or {}
+        if "labels" in facts and len(facts["labels"]) < 2:
+            view.problem(
+                "examples",
+                f"there are {len(facts['labels'])} labels to learn",
+                "put the pictures into sub-folders, one for each label",
+            )
+        return facts.get("labels") or [str(number) for number in range(view.known("examples", "classes") or 2)]
 
     def _attached(self, view: View, model: PreTrainedModel) -> None:
         """Report what the method says against the model."""

@@ -10,26 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
 
 from pomona import anatomy
 from pomona.adapters.adapter import Adapter
 from pomona.adapters.loading import FOLDER
 from pomona.anatomy import Anatomy
-from pomona.data import Tokens
+from pomona.data import ImageBatches, ImageFolder, Tokens
 from pomona.engine import Batch, FitConfig, Ledger, Objective, fit, measure_flops
 from pomona.engine.fit import Stream
 from pomona.engine.speed import fast_products, training_dtype
 from pomona.ground.console import say
-from pomona.ground.errors import ConfigError
+from pomona.ground.errors import ConfigError, DataError
 from pomona.ground.files import write_json
 from pomona.ground.ranks import world_size
 from pomona.stages import models
 from pomona.stages.adapt import AdaptStage
 from pomona.stages.base import Artefact, Job, Made
-from pomona.stages.train import choose_rate, continued, held_out
+from pomona.stages.material import Pictures, Text
+from pomona.stages.train import choose_rate
 from pomona.stages.training import with_rate
 from pomona.tasks import Classify, Examples, ExampleStream, classifier_for, encode, held_out_batches, score
 from pomona.tasks.classifier import head_of, ready_tokenizer
+from pomona.tasks.pictures import ClassifyPictures, picture_classifier_for, score_pictures
 
 
 @dataclass
@@ -37,7 +40,8 @@ class Assignment:
     """What a model is to learn.
 
     Attributes:
-        model, tokenizer: ready for it.
+        model: ready for it.
+        preparer: what makes its inputs, saved beside it.
         head: parameters that are the task's own.
         objective, stream, validation: as `fit` takes them.
         token_bytes: of each token, where the objective is a likelihood of text.
@@ -46,7 +50,7 @@ class Assignment:
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    preparer: PreTrainedTokenizerBase | BaseImageProcessor
     objective: Objective
     stream: Stream
     validation: Sequence[Batch]
@@ -59,7 +63,7 @@ class Assignment:
 def adapt(stage: AdaptStage, job: Job) -> Made:
     """Adapt the input's model as the stage says and write it into the job's folder."""
     source = job.input("from")
-    assignment = classification(stage, job, source) if stage.task == "classify" else writing(stage, job, source)
+    assignment = assigned(stage, job, source)
     body = anatomy.of(assignment.model)
     adapter = stage.method.attach_(body, head=assignment.head, seed=job.seed)  # type: ignore[attr-defined]
     body = anatomy.of(assignment.model)
@@ -103,7 +107,7 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
     else:
         adapter.detach_()
         setattr(assignment.model.config, anatomy.KEEPS, stage.method.method)
-    models.save(assignment.model, assignment.tokenizer, job.folder)
+    models.save(assignment.model, assignment.preparer, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
     training.ledger.merge(sweep, "sweep")
     training.ledger.charge("attach", flops=adapter.cost[0], seconds=adapter.cost[1])
@@ -122,6 +126,14 @@ def adapt(stage: AdaptStage, job: Job) -> Made:
         "note": f"{stage.method.method}, {trained:,} parameters trained, {training.ledger.steps:,} steps",
     }
     return Made(facts, training.ledger)
+
+
+def assigned(stage: AdaptStage, job: Job, source: Artefact) -> Assignment:
+    """What the stage asks the model to learn."""
+    if stage.task == "write":
+        return writing(stage, job, source)
+    pictures = job.input("examples").kind == "images"
+    return classification_of_pictures(stage, job, source) if pictures else classification(stage, job, source)
 
 
 def at_every_size(adapter: Adapter, assignment: Assignment) -> dict[str, Any]:
@@ -163,19 +175,46 @@ def classification(stage: AdaptStage, job: Job, source: Artefact) -> Assignment:
     )
 
 
+def classification_of_pictures(stage: AdaptStage, job: Job, source: Artefact) -> Assignment:
+    """The labels of pictures, with transformers' classifier of the model's family."""
+    images = ImageFolder.open(job.input("examples").folder)
+    if len(images.labels) < 2:
+        raise DataError(
+            "there are too few labels", where=str(images.folder), needs="at least 2", found=str(images.labels)
+        )
+    material, model = Pictures(images), picture_classifier_for(source.folder, images.labels, seed=job.seed)
+    told = ImageBatches(images.side(images.held_out()), batch_size=64)
+
+    def scored(body: Anatomy) -> dict[str, Any]:
+        scores = score_pictures(body, told, dtype=training_dtype("auto"))
+        return {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "scores": scores.to_dict(), **task}
+
+    task = {"task": "classify", "labels": list(images.labels)}
+    return Assignment(
+        model,
+        material.preparer(model),
+        ClassifyPictures(),
+        material.stream(stage, job.seed, []),
+        material.held_out(stage, 1),
+        head=head_of(model),
+        steps=None if stage.epochs is None else stage.steps_of(images.facts["train"]),
+        scored=scored,
+    )
+
+
 def writing(stage: AdaptStage, job: Job, source: Artefact) -> Assignment:
     """The tokens of a corpus, by the stage's objective."""
     tokens = Tokens.open(job.input("data").folder)
-    model = models.load(source.folder)
-    tokens.require_vocabulary(model.config.vocab_size)
+    text, model = Text(tokens), models.load(source.folder)
+    text.require(model)
     plain = stage.objective.model_dump(mode="json")
     return Assignment(
         model,
-        tokens.tokenizer,
-        stage.objective.build(tokens.tokenizer),  # type: ignore[attr-defined]
-        continued(tokens, stage, job.seed, []),
-        held_out(tokens, stage),
-        token_bytes=torch.from_numpy(tokens.token_bytes),
+        text.tokenizer,
+        stage.objective.build(text.tokenizer),  # type: ignore[attr-defined]
+        text.stream(stage, job.seed, []),
+        text.held_out(stage, stage.seq_length),
+        token_bytes=text.token_bytes,
         steps=None if stage.epochs is None else stage.steps_of(tokens.train.count // stage.seq_length),
         scored=lambda body: {"task": "write", "objective": plain},
     )

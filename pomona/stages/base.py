@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from pomona.engine import Ledger
 
 ArtefactKind = Literal[
-    "corpus", "tokens", "scores", "examples", "model", "learner", "examination", "finding", "export", "report"
+    "corpus",
+    "tokens",
+    "scores",
+    "examples",
+    "images",
+    "model",
+    "learner",
+    "examination",
+    "finding",
+    "export",
+    "report",
 ]
 """What a stage can make, and another can need."""
 
@@ -44,6 +54,7 @@ class Need:
         default: what an empty `names` means: the last artefact of that kind, all of them, those that no later stage
             trains on, or nothing.
         optional: may be absent.
+        also: further kinds that it may be.
     """
 
     field: str
@@ -51,6 +62,15 @@ class Need:
     names: tuple[str, ...] = ()
     default: Literal["last", "all", "ends", "none"] = "last"
     optional: bool = False
+    also: tuple[ArtefactKind, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[ArtefactKind, ...]:
+        """What it may be."""
+        return (self.kind, *self.also)
+
+    def __str__(self) -> str:
+        return " or ".join(self.kinds)
 
 
 @dataclass

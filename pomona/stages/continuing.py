@@ -7,14 +7,15 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from pomona.ground.errors import PomonaError
-from pomona.stages.base import Forecast, Job, Made, Need, View
+from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, View
 from pomona.stages.training import TrainingStage
 
 
 class ContinueStage(TrainingStage):
-    """Train a model on, with a new optimizer and schedule, on text it has not read where there is some."""
+    """Train a model on, with a new optimizer and schedule, on data it has not read where there are some."""
 
     verb = "continue"
+    reads: ClassVar[tuple[ArtefactKind, ...]] = ("tokens", "images")
     supersedes: ClassVar[bool] = True
     later: ClassVar[frozenset[str]] = frozenset({"zeros"})
 
@@ -35,7 +36,7 @@ class ContinueStage(TrainingStage):
         from pomona.stages.vocabulary import widen_vocabulary_
 
         model = models.expected(view, "from")
-        size = fitting.vocab_size_of(view)
+        size = None if fitting.pictures_of(view) else fitting.vocab_size_of(view)
         if model is not None and size is not None and self.new_tokens == "add":
             try:
                 widen_vocabulary_(model, size)
@@ -51,6 +52,6 @@ class ContinueStage(TrainingStage):
 
         source = job.input("from")
         model = models.load(source.folder)
-        if self.new_tokens == "add":
+        if self.new_tokens == "add" and job.input("data").kind == "tokens":
             widen_vocabulary_(model, Tokens.open(job.input("data").folder).vocab_size)
         return train(self, job, model, source)

@@ -1,11 +1,12 @@
-"""Whether text, objective and model fit together: asked while the plan is made, before anything is computed."""
+"""Whether data, objective and model fit together: asked while the plan is made, before anything is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pomona.catalog import MethodOf
+from pomona.catalog import MethodOf, select
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import PomonaError
 from pomona.stages.base import View
@@ -27,6 +28,12 @@ def vocab_size_of(view: View, need: str = "data") -> int | None:
     return None if size is None else int(size)
 
 
+def pictures_of(view: View, need: str = "data") -> tuple[int, int, int] | None:
+    """Channels, height and width of the pictures that a stage is given; None where it is given something else."""
+    found = view.known(need, "pictures") or (view.known(need, "facts") or {}).get("pictures")
+    return None if found is None else (found[0], found[1], found[2])
+
+
 def tokenizer_of(view: View, need: str = "data") -> PreTrainedTokenizerBase | None:
     """The tokenizer of the tokens that a stage is given, or one with the same special tokens; None if unknown."""
     if (folder := view.known(need, "folder")) is not None:
@@ -41,12 +48,20 @@ def tokenizer_of(view: View, need: str = "data") -> PreTrainedTokenizerBase | No
 def objective_for(
     view: View, method: MethodConfig, *, seq_length: int, respect_documents: bool = False
 ) -> Objective | None:
-    """The objective for the stage's tokens; None, and a problem, where it cannot learn from them.
+    """The objective for the stage's data; None, and a problem, where it cannot learn from them.
 
-    It is built and prepares one sequence, so what it needs (special tokens, enough sentinels) is said by itself.
+    For tokens it is built and prepares one sequence, so what it needs (special tokens, enough sentinels) is said by
+    itself. Which ones learn from pictures, the catalog says.
     """
     import torch
 
+    if pictures_of(view) is not None:
+        able = [row.slug for row in select("objective", modality="image", status="built")]
+        if method.method not in able:
+            view.problem("objective", f"{method.method} does not learn from pictures", f"{' or '.join(able)} does")
+            return None
+        made: Objective = method.build()  # type: ignore[attr-defined]
+        return made
     tokenizer = tokenizer_of(view)
     if tokenizer is None:
         return None
@@ -59,6 +74,59 @@ def objective_for(
         view.problem("objective", str(error))
         return None
     return objective
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What a model reads at a time.
+
+    Attributes:
+        length: of its sequences, tokens that it adds itself (a class token) included.
+        tokens: of these, what is made of the data: tokens of a text, patches of a picture.
+    """
+
+    length: int
+    tokens: int
+
+
+def sequences_of(view: View, body: Anatomy, seq_length: int, need: str = "data") -> Sequences | None:
+    """What a model makes of the stage's data; None, and a problem, where it reads something else."""
+    from pomona.anatomy.inputs import picture_input
+
+    given, wanted = pictures_of(view, need), picture_input(body)
+    name = type(body.model).__name__
+    if given is None:
+        if wanted is not None:
+            view.problem(need, f"{name} reads pictures, not text", "give it what a stage `images` makes")
+            return None
+        return Sequences(seq_length, seq_length)
+    if wanted is None:
+        view.problem(need, f"{name} does not read pictures", "give it text, or choose an encoder of images")
+        return None
+    if given != wanted.shape:
+        shown = (" x ".join(map(str, each)) for each in (given, wanted.shape))
+        view.problem(
+            need,
+            f"pictures of {next(shown)} (channels, height, width), the model reads {next(shown)}",
+            f"make them with size: {wanted.shape[1]} and channels: {wanted.shape[0]}, or let the model fit them",
+        )
+        return None
+    if any(edge % step for edge, step in zip(wanted.shape[1:], wanted.patch, strict=True)):
+        view.problem(
+            need,
+            f"pictures of {given[1]} x {given[2]} cannot be cut into patches of {wanted.patch[0]} x {wanted.patch[1]}",
+            "choose a size that is a multiple of the model's patch_size",
+        )
+        return None
+    return Sequences(wanted.patches + body.own_tokens, wanted.patches)
+
+
+def train_tokens(view: View, sequences: Sequences, need: str = "data") -> int | None:
+    """Tokens, or patches, that there are to train on; None where that is not known yet."""
+    facts = view.known(need, "facts") or {}
+    if pictures_of(view, need) is not None:
+        return facts["train"] * sequences.tokens if facts else None
+    return facts.get("train_tokens")
 
 
 def check_model(

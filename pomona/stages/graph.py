@@ -102,8 +102,8 @@ def finished(node: Node) -> Node:
     return replace(node, hash=own, asked_by=node.asked_by or own)
 
 
-def outside(path: str | Path, kind: ArtefactKind) -> Outside | Problem:
-    """A folder as an input, or what is wrong with it."""
+def outside(path: str | Path, kind: ArtefactKind, *also: ArtefactKind) -> Outside | Problem:
+    """A folder as an input of one of some kinds, or what is wrong with it."""
     try:
         path = place_of(str(path))
     except DataError as error:
@@ -111,9 +111,10 @@ def outside(path: str | Path, kind: ArtefactKind) -> Outside | Problem:
     if not path.is_dir():
         return Problem("", f"there is no folder {path}", "give the name of an earlier stage, or a folder")
     if made := made_by(path):
-        if made["kind"] != kind and not (kind == "model" and made["kind"] == "export"):
-            return Problem("", f"{path} holds a {made['kind']}, not a {kind}")
-        return Outside(path, kind, str(made["name"]), str(made["hash"]))
+        found: ArtefactKind = "model" if made["kind"] == "export" and kind == "model" else made["kind"]
+        if found not in (kind, *also):
+            return Problem("", f"{path} holds a {found}, not a {' or '.join((kind, *also))}")
+        return Outside(path, found, str(made["name"]), str(made["hash"]))
     if kind == "model" and not (path / "config.json").is_file():
         return Problem("", f"{path} is not a model", "a model folder holds config.json and *.safetensors")
     files = {file.relative_to(path).as_posix(): file_hash(file) for file in sorted(path.rglob("*")) if file.is_file()}
@@ -132,12 +133,12 @@ def _sources(need: Need, nodes: Sequence[Node], later: Sequence[str], report: Re
     found: list[Node | Outside] = []
     for name in need.names:
         if (node := by_label.get(name)) is not None:
-            if need.kind != node.stage.makes:
-                report(need.field, f"{name!r} makes a {node.stage.makes}, not a {need.kind}", _of_kind(need, nodes))
+            if node.stage.makes not in need.kinds:
+                report(need.field, f"{name!r} makes a {node.stage.makes}, not a {need}", _of_kind(need, nodes))
             else:
                 found.append(node)
         elif "/" in name or Path(name).is_dir():
-            source = outside(name, need.kind)
+            source = outside(name, *need.kinds)
             if isinstance(source, Problem):
                 report(need.field, source.what, source.do)
             else:
@@ -151,7 +152,7 @@ def _sources(need: Need, nodes: Sequence[Node], later: Sequence[str], report: Re
 
 
 def _default(need: Need, nodes: Sequence[Node], report: Report) -> tuple[Node | Outside, ...]:
-    fitting = [node for node in nodes if node.stage.makes == need.kind]
+    fitting = [node for node in nodes if node.stage.makes in need.kinds]
     if need.default == "all":
         return tuple(fitting)
     if need.default == "ends":
@@ -160,7 +161,7 @@ def _default(need: Need, nodes: Sequence[Node], report: Report) -> tuple[Node | 
         return (fitting[-1],)
     if need.optional:
         return ()
-    report(need.field, f"needs a {need.kind}, and no stage before makes one", "add that stage, or give a folder")
+    report(need.field, f"needs a {need}, and no stage before makes one", "add that stage, or give a folder")
     return ()
 
 
@@ -170,5 +171,5 @@ def _is_superseded(node: Node, nodes: Sequence[Node]) -> bool:
 
 
 def _of_kind(need: Need, nodes: Sequence[Node]) -> str:
-    names = [node.label for node in nodes if node.stage.makes == need.kind]
+    names = [node.label for node in nodes if node.stage.makes in need.kinds]
     return f"made before: {', '.join(names)}" if names else ""

@@ -21,18 +21,21 @@ from pomona.stages.places import place_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers.image_processing_utils import BaseImageProcessor
 
     from pomona.stages.base import View
+
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def config_from(description: Mapping[str, Any], vocab_size: int | None = None) -> PretrainedConfig:
+def config_from(description: Mapping[str, Any], vocab_size: int | None = None, **defaults: Any) -> PretrainedConfig:
     """A model's configuration from `{shape: llama, hidden_size: 256, ...}`: any field that transformers knows.
 
     Args:
         description: `shape` (or `model_type`) and fields of that configuration.
         vocab_size: where the description has none.
+        defaults: further fields, where the shape has them and the description does not say.
 
     Raises:
         ConfigError: the shape or a field is unknown, or transformers refuses a value.
@@ -51,6 +54,7 @@ def config_from(description: Mapping[str, Any], vocab_size: int | None = None) -
             raise ConfigError(f"{shape} has no field {name!r}", where=name, do=did_you_mean(name, known))
     if vocab_size is not None:
         fields.setdefault("vocab_size", vocab_size)
+    fields = {**{name: value for name, value in defaults.items() if name in known}, **fields}
     if isinstance(vocabulary := fields.get("vocab_size"), int):
         for name, token in default.to_dict().items():  # those of the published model may lie outside this vocabulary
             if name.endswith("_token_id") and isinstance(token, int) and token >= vocabulary:
@@ -150,11 +154,15 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that transformers loads without pomona, unless its sizes need `anatomy.load`."""
+def save(model: PreTrainedModel, preparer: PreTrainedTokenizerBase | BaseImageProcessor, folder: Path) -> None:
+    """Write a folder that transformers loads without pomona, unless its sizes need `anatomy.load`.
+
+    Args:
+        preparer: what makes the model's inputs.
+    """
     with without_bars():
         model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    preparer.save_pretrained(folder)
 
 
 def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

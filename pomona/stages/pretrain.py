@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from pomona.catalog import Sparsity
 from pomona.ground.errors import PomonaError
-from pomona.stages.base import Forecast, Job, Made, Need, View
+from pomona.stages.base import ArtefactKind, Forecast, Job, Made, Need, View
 from pomona.stages.training import TrainingStage
 
 if TYPE_CHECKING:
@@ -19,10 +20,12 @@ class PretrainStage(TrainingStage):
     """Train a new model from scratch."""
 
     verb = "pretrain"
+    reads: ClassVar[tuple[ArtefactKind, ...]] = ("tokens", "images")
     later: ClassVar[frozenset[str]] = frozenset({"sparsity"})
 
     model: dict[str, Any] | str = Field(union_mode="left_to_right")
-    """A description, `{shape: llama, hidden_size: 256, ...}` with any field of that configuration, or a folder."""
+    """A description, `{shape: llama, hidden_size: 256, ...}` with any field of that configuration, or a folder. The
+    vocabulary, or the size of pictures, is that of the data unless it is said."""
 
     sparsity: Sparsity | None = None
     """Train it sparse from the start: spdf, sltrain, or a method of `prune` that zeroes single weights without data."""
@@ -42,13 +45,14 @@ class PretrainStage(TrainingStage):
 
     def plan(self, view: View) -> Forecast:
         from pomona.stages import models
-        from pomona.stages.fitting import tokenizer_of, vocab_size_of
+        from pomona.stages.fitting import pictures_of, tokenizer_of, vocab_size_of
 
         try:
             if isinstance(self.model, str):
                 return self.forecast(view, self._checked(models.expected(view, "model"), view), view.one("model").known)
-            config = self._config(vocab_size_of(view))
-            if (tokenizer := tokenizer_of(view)) is not None:
+            pictures = pictures_of(view)
+            config = self._config(None if pictures else vocab_size_of(view), pictures)
+            if pictures is None and (tokenizer := tokenizer_of(view)) is not None:
                 models.adopt_special_tokens(config, tokenizer)
             model = models.create(config, self.objective, on_meta_device=True)
         except PomonaError as error:
@@ -76,13 +80,19 @@ class PretrainStage(TrainingStage):
         if isinstance(self.model, str):
             source = job.input("model")
             return train(self, job, models.load(source.folder), source)
-        tokens = Tokens.open(job.input("data").folder)
-        config = self._config(tokens.vocab_size)
-        models.adopt_special_tokens(config, tokens.tokenizer)
+        data = job.input("data")
+        if data.kind == "images":
+            config = self._config(None, data.facts["pictures"])
+        else:
+            tokens = Tokens.open(data.folder)
+            config = self._config(tokens.vocab_size)
+            models.adopt_special_tokens(config, tokens.tokenizer)
         return train(self, job, models.create(config, self.objective, seed=job.seed))
 
-    def _config(self, vocab_size: int | None) -> PretrainedConfig:
+    def _config(self, vocab_size: int | None, pictures: Sequence[int] | None = None) -> PretrainedConfig:
         from pomona.stages import models
 
         assert isinstance(self.model, dict)
-        return models.config_from(self.model, vocab_size)
+        if pictures is None:
+            return models.config_from(self.model, vocab_size)
+        return models.config_from(self.model, num_channels=pictures[0], image_size=pictures[1])

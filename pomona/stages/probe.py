@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from pomona import anatomy
+from pomona.anatomy.inputs import picture_input
 from pomona.engine import Batch, FitConfig, attach, fit
+from pomona.engine.fit import Stream
 from pomona.engine.speed import PAYS_AFTER_SECONDS
 from pomona.ground.files import content_hash
 from pomona.ground.machine import matmul_rate
@@ -67,13 +70,27 @@ class RandomTokens:
         return [{"tokens": part} for part in tokens.chunk(micro_batches)]
 
 
-def training_rate(config: PretrainedConfig, stage: TrainingStage, tokenizer: PreTrainedTokenizerBase) -> float:
+class RandomPictures:
+    """A stream of noise, for timing."""
+
+    def __init__(self, shape: Sequence[int], batch_size: int) -> None:
+        self.shape = (batch_size, *shape)
+
+    def batch(self, step: int, rank: int = 0, *, micro_batches: int = 1) -> list[Batch]:
+        pixels = torch.randn(self.shape, generator=torch.Generator().manual_seed(step))
+        return [{"pixel_values": part} for part in pixels.chunk(micro_batches)]
+
+
+def training_rate(
+    config: PretrainedConfig, stage: TrainingStage, reads: PreTrainedTokenizerBase | tuple[int, int, int]
+) -> float:
     """Tokens per second of this stage's training steps, from three steps without compilation.
 
     Small models are measured as they will be trained; large batches are cut, so that the probe takes a second or two.
 
     Args:
-        tokenizer: with the special tokens that the objective needs; its vocabulary may be a smaller one.
+        reads: a tokenizer with the special tokens that the objective needs, whose vocabulary may be a smaller one; or
+            channels, height and width of pictures.
     """
     methods = [stage.objective.model_dump(), stage.optimizer.model_dump()]
     key = content_hash([config.to_dict(), *methods, stage.batch_size, stage.seq_length])
@@ -81,7 +98,10 @@ def training_rate(config: PretrainedConfig, stage: TrainingStage, tokenizer: Pre
         return _KNOWN[key]
     model = create(config, stage.objective)
     body = anatomy.of(model)
-    flops = body.flops_per_token(stage.seq_length, training=True) * stage.seq_length
+    tokenizer = None if isinstance(reads, tuple) else reads
+    taken = picture_input(body)
+    length = stage.seq_length if taken is None else taken.patches + body.own_tokens
+    flops = body.flops_per_token(length, training=True) * length
     rows = int(max(1, min(stage.batch_size, SECONDS_PER_STEP * 0.3 * matmul_rate() / flops)))
     objective = stage.objective.build(tokenizer)  # type: ignore[attr-defined]
     assert isinstance(stage.engine, FitConfig)
@@ -90,10 +110,15 @@ def training_rate(config: PretrainedConfig, stage: TrainingStage, tokenizer: Pre
     )
     attach(objective, body, seed=0)
     optimizer = stage.optimizer.build(body, total_steps=1000)  # type: ignore[attr-defined]
+    stream: Stream
+    if isinstance(reads, tuple):
+        stream = RandomPictures(reads, rows)
+    else:
+        stream = RandomTokens(min(config.vocab_size, len(reads)), rows, stage.seq_length)
     training = fit(
         model,
         objective,
-        RandomTokens(min(config.vocab_size, len(tokenizer)), rows, stage.seq_length),
+        stream,
         optimizer,
         lambda step: 0.0,
         steps=3,

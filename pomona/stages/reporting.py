@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from pomona.examination.card import CardData, write_card
 from pomona.examination.records import (
@@ -79,7 +80,7 @@ def export(stage: ExportStage, job: Job) -> Made:
             base_model=tuple(each.name for each in chain if each.verb == "outside"),
             parents=next((each.facts["parents"] for each in reversed(chain) if each.facts.get("parents")), ()),
             architecture=architecture,
-            task=task_of(architecture),
+            task=task_of(architecture, pictures=(source.folder / IMAGE_PROCESSOR_NAME).is_file()),
             recipe=text_of(job.recipe, {each.name for each in lineage([source])} | {job.name}),
             corpus=corpus_facts([source]),
             machine=machine().asdict(),
@@ -90,8 +91,10 @@ def export(stage: ExportStage, job: Job) -> Made:
     return Made({**facts, "note": stage.title or source.name})
 
 
-def task_of(architecture: str) -> str:
-    """The Hub's `pipeline_tag` for what a class of transformers does."""
+def task_of(architecture: str, *, pictures: bool = False) -> str:
+    """The Hub's `pipeline_tag` for what a class of transformers does with texts, or with pictures."""
+    if pictures:
+        return "image-classification" if architecture.endswith("ForImageClassification") else "image-feature-extraction"
     if architecture.endswith("ForMaskedLM"):
         return "fill-mask"
     return "text2text-generation" if architecture.endswith("ForConditionalGeneration") else "text-generation"

@@ -14,7 +14,6 @@ import torch
 from transformers import PreTrainedModel
 
 from pomona import anatomy
-from pomona.data import Tokens, TokenStream, validation_batches
 from pomona.distillation import Lesson
 from pomona.engine import Batch, FitConfig, Ledger, Objective, Schedule, attach, auxiliary, fit, measure_flops
 from pomona.engine.fit import Stream
@@ -23,17 +22,15 @@ from pomona.ground.config import MethodConfig
 from pomona.ground.console import say, warn
 from pomona.ground.errors import ConfigError, TrainingDiverged
 from pomona.ground.files import read_json, write_json
-from pomona.ground.ranks import from_main, world_size
+from pomona.ground.ranks import from_main
 from pomona.objectives.reading import ReadingMethod
 from pomona.sparsity import Started, fixed_zeros, zero_flops
 from pomona.stages import main_line
 from pomona.stages.base import Artefact, Job, Made
 from pomona.stages.fitting import judged_by
+from pomona.stages.material import Material, Read, material_of
 from pomona.stages.models import save
 from pomona.stages.training import TrainingStage, with_rate
-
-Read = list[tuple[int, int, int]]
-"""What a model has been trained on: (steps, batch_size, seq_length) of each run over the same tokens in one order."""
 
 
 def train(
@@ -56,12 +53,12 @@ def train(
     line = main_line.line_of(stage.schedule, before)
     resumes = main_line.resumes_state(stage.schedule, line)
     data = job.input("data")
-    tokens = Tokens.open(data.folder)
-    tokens.require_vocabulary(model.config.vocab_size)
+    material = material_of(data)
+    material.require(model)
     sparsity = getattr(stage, "sparsity", None)
     started: Started | None = sparsity.start_(model, job.seed) if sparsity else None
     body = anatomy.of(model)
-    task: Objective = stage.objective.build(tokens.tokenizer)  # type: ignore[attr-defined]
+    task: Objective = stage.objective.build(material.tokenizer)  # type: ignore[attr-defined]
     objective = lesson(task) if lesson else task
     attach(objective, body, seed=job.seed)
     if source is not None:
@@ -69,16 +66,18 @@ def train(
     judge = judged_by(stage.objective)
     scoring: Objective | None = None
     if isinstance(objective, Lesson) or judge is not stage.objective:
-        scoring = judge.build(tokens.tokenizer)  # type: ignore[attr-defined]
+        scoring = judge.build(material.tokenizer)  # type: ignore[attr-defined]
     if isinstance(objective, Lesson) and scoring is not None:
         scoring = objective.judge(scoring)
     earlier = _already_read(data, job.seed, line["read"] if line and resumes else before.get("read"))
-    stream: Stream = continued(tokens, stage, job.seed, earlier)
+    stream = material.stream(stage, job.seed, earlier)
     if isinstance(objective, Lesson):
         stream = Numbered(stream)
     rows = objective.prepare(stream.batch(0)[0], torch.Generator().manual_seed(job.seed))
     with fast_products(body, model.device):  # counted as it will run
-        steps = stage.budget_in_steps(job, measure_flops(body, objective, rows) * stage.batch_size)
+        length = material.length(stage, rows)
+        per_step = measure_flops(body, objective, rows) * stage.batch_size
+        steps = stage.budget_in_steps(job, per_step, length * stage.batch_size)
 
     sweep = Ledger()
     optimizer_config = main_line.optimizer_of(stage, line)
@@ -87,7 +86,7 @@ def train(
         rate, facts["sweep"] = choose_rate(stage, job, steps, sweep)
         optimizer_config = with_rate(optimizer_config, rate)
     if isinstance(stage.objective, ReadingMethod):
-        stream = reading(stage, stage.objective, tokens, steps, job.seed)
+        stream = material.chosen_by(stage.objective, stage, steps, job.seed)
         stream = Numbered(stream) if isinstance(objective, Lesson) else stream
     optimizer = optimizer_config.build(body, total_steps=steps)  # type: ignore[attr-defined]
     schedule = main_line.build(stage.schedule, line, steps)
@@ -114,10 +113,10 @@ def train(
             steps=steps,
             config=stage.engine.model_copy(update={"seed": job.seed}),
             folder=job.work / "fit",
-            validation=held_out(tokens, stage),
-            watched=watched(stage, job, tokens),
+            validation=material.held_out(stage, length),
+            watched=watched(stage, job, material, length),
             scoring=scoring,
-            token_bytes=torch.from_numpy(tokens.token_bytes),
+            token_bytes=material.token_bytes,
             keep_state_after=main_line.fork_of(schedule, steps),
             restarts=restarts,
             title=job.name,
@@ -131,13 +130,13 @@ def train(
     if started is not None:
         facts |= started.finish_(training.ledger.tokens)
         body = anatomy.of(model)
-    save(model, tokens.tokenizer, job.folder)
+    save(model, material.preparer(model), job.folder)
     auxiliary.keep(objective, job.folder)
     shutil.copyfile(job.work / "fit" / "metrics.jsonl", job.folder / "metrics.jsonl")
     training.ledger.merge(sweep, "sweep")
 
     def read(count: int) -> dict[str, Any]:
-        runs = [*earlier, (count, stage.batch_size, stage.seq_length)]
+        runs = [*earlier, (count, stage.batch_size, length)]
         return {"data": data.hash, "seed": job.seed, "runs": runs}
 
     if (fork := main_line.fork_of(schedule, steps)) is not None:
@@ -221,77 +220,13 @@ class Numbered:
         return [{**each, "step": torch.full((len(next(iter(each.values()))),), step)} for each in made]
 
 
-@dataclass(frozen=True)
-class Later:
-    """A stream from a later step on."""
-
-    stream: TokenStream
-    skip: int
-
-    def batch(self, step: int, rank: int = 0, *, micro_batches: int = 1) -> list[Batch]:
-        return self.stream.batch(step + self.skip, rank, micro_batches=micro_batches)
-
-
-def continued(tokens: Tokens, stage: TrainingStage, seed: int, earlier: Read) -> TokenStream | Later:
-    """The stage's stream, after what earlier runs over the same tokens have read."""
-    runs = [*earlier, (0, stage.batch_size, stage.seq_length)]
-    ends = [sum(steps for steps, _, _ in runs[: index + 1]) for index in range(len(runs) - 1)]
-
-    def run_at(step: int) -> tuple[int, int, int]:
-        return runs[sum(step >= end for end in ends)]
-
-    lengths = {length for _, _, length in runs}
-    sizes = {size for _, size, _ in runs}
-    stream = TokenStream(
-        tokens.train,
-        batch_size=stage.batch_size if len(sizes) == 1 else lambda step: run_at(step)[1],
-        seq_length=stage.seq_length if len(lengths) == 1 else lambda step: run_at(step)[2],
-        longest=max(*lengths, stage.chunk_length or 0),
-        seed=seed,
-        world_size=world_size(),
-        respect_documents=stage.respect_documents,
-    )
-    return Later(stream, ends[-1]) if ends else stream
-
-
-def reading(stage: TrainingStage, objective: ReadingMethod, tokens: Tokens, steps: int, seed: int) -> Stream:
-    """The stream of an objective that decides itself what is read; it begins anew, whatever earlier runs have read."""
-    return objective.stream(
-        tokens,
-        steps=steps,
-        batch_size=stage.batch_size,
-        seq_length=stage.seq_length,
-        seed=seed,
-        world_size=world_size(),
-    )
-
-
-def held_out(tokens: Tokens, stage: TrainingStage) -> Sequence[Batch]:
-    """The held-out batches of a stage; none where nothing was set aside."""
-    if tokens.validation.count <= stage.seq_length:
-        if stage.sweep is not None:
-            raise ConfigError("a sweep needs held-out text", do="set `validation` of the corpus above 0")
-        return ()
-    return validation_batches(
-        tokens.validation,
-        batch_size=min(stage.batch_size, 16),
-        seq_length=stage.seq_length,
-        limit_tokens=stage.validation_tokens,
-        respect_documents=stage.respect_documents,
-    )
-
-
-def watched(stage: TrainingStage, job: Job, tokens: Tokens) -> dict[str, Sequence[Batch]]:
-    """The held-out batches of the tokens that are scored beside, by name; another tokenizer's are refused."""
+def watched(stage: TrainingStage, job: Job, material: Material, length: int) -> dict[str, Sequence[Batch]]:
+    """The held-out batches of what is scored beside, by name; what the model could not read alike is refused."""
     found = {}
     for artefact in job.inputs.get("watch", ()):
-        other = Tokens.open(artefact.folder)
-        if other.facts["tokenizer"] != tokens.facts["tokenizer"]:
-            raise ConfigError(
-                f"{artefact.name} was made with another tokenizer than the tokens that are trained on",
-                do=f"tokenize it with `like: {job.input('data').name}`",
-            )
-        if batches := held_out(other, stage):
+        other = material_of(artefact)
+        material.require_alike(other, artefact.name, job.input("data").name)
+        if batches := other.held_out(stage, length):
             found[artefact.name] = batches
     return found
 

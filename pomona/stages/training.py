@@ -43,9 +43,11 @@ class TrainingStage(Stage):
 
     budgets: ClassVar[tuple[str, ...]] = BUDGETS
     """The fields of which one says how long it trains."""
+    reads: ClassVar[tuple[ArtefactKind, ...]] = ("tokens",)
+    """What its data may be."""
 
     data: str | None = None
-    """The tokens to train on: name of a stage, or a folder."""
+    """The tokens, or pictures, to train on: name of a stage, or a folder."""
     objective: ObjectiveMethod = Field(default="next-token", validate_default=True)
     """What the model learns to do."""
     optimizer: Optimizer = Field(default="adamw", validate_default=True)
@@ -53,9 +55,9 @@ class TrainingStage(Stage):
     schedule: ScheduleMethod = Field(default="warmup-cosine", validate_default=True)
     """The learning rate over time."""
     batch_size: PositiveInt = 64
-    """Sequences per optimizer step, over all processes."""
+    """Sequences, or pictures, per optimizer step, over all processes."""
     seq_length: PositiveInt = 256
-    """Tokens per sequence."""
+    """Tokens per sequence of text."""
     chunk_length: PositiveInt | None = None
     """Tokens of the pieces that are shuffled; the longest `seq_length` of the stages that continue this model, so
     that they read on exactly where this one stops. Default: `seq_length`."""
@@ -64,7 +66,7 @@ class TrainingStage(Stage):
     steps: PositiveInt | None = None
     """Budget in optimizer steps."""
     tokens: PositiveInt | None = None
-    """Budget in tokens."""
+    """Budget in tokens; of pictures, in patches."""
     flops: PositiveFloat | None = None
     """Budget in FLOPs."""
     flops_of: tuple[str, ...] = ()
@@ -72,9 +74,10 @@ class TrainingStage(Stage):
     sweep: Sweep | None = None
     """Try several learning rates first. Its cost is recorded apart from that of the training."""
     validation_tokens: PositiveInt = 65_536
-    """Held-out tokens on which the model is evaluated."""
+    """Held-out tokens, or patches, on which the model is evaluated."""
     watch: tuple[str, ...] = ()
-    """Other tokens whose held-out text is scored beside, along the way: what the model must not forget."""
+    """Other tokens, or pictures, whose held-out part is scored beside, along the way: what the model must not
+    forget."""
     engine: EngineOptions = Field(default={}, validate_default=True)
     """How the run is carried out: precision, compile, micro_batches, clip, ema, evaluate_every ..."""
     seed: NonNegativeInt | None = None
@@ -108,11 +111,12 @@ class TrainingStage(Stage):
         return self
 
     def needs(self) -> tuple[Need, ...]:
-        needs = [Need("data", "tokens", (self.data,) if self.data else ())]
+        kind, *also = self.reads
+        needs = [Need("data", kind, (self.data,) if self.data else (), also=tuple(also))]
         if self.flops_of:
             needs.append(Need("flops_of", "model", self.flops_of))
         if self.watch:
-            needs.append(Need("watch", "tokens", self.watch))
+            needs.append(Need("watch", kind, self.watch, also=tuple(also)))
         return tuple(needs)
 
     def identity(self) -> dict[str, Any]:
@@ -122,7 +126,7 @@ class TrainingStage(Stage):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step."""
+        """Tokens of text in one optimizer step."""
         return self.batch_size * self.seq_length
 
     def forecast(
@@ -153,15 +157,20 @@ class TrainingStage(Stage):
         except PomonaError as error:
             view.problem("model", str(error))
             return Forecast(known=known)
+        sequences = fitting.sequences_of(view, body, self.seq_length)
+        if sequences is None:
+            return Forecast(known=known)
+        known["seq_length"], step_tokens = sequences.tokens, self.batch_size * sequences.tokens
         if objective is not None and not fitting.check_model(view, objective, body, training=True):
             return Forecast(known=known)
         if objective is not None:
             fitting.check_curvature(view, self.optimizer, objective)
-        train_tokens = (view.known("data", "facts") or {}).get("train_tokens")
-        self._check_sizes(view, body, train_tokens)
+        train_tokens = fitting.train_tokens(view, sequences)
+        self._check_sizes(view, body, train_tokens, step_tokens)
         trained = [body, *(each for each in body.companions if isinstance(each, anatomy.Anatomy))]
-        per_token = sum(each.flops_per_token(self.seq_length, training=True) for each in trained) + beside
-        steps = self._steps(per_token * self.tokens_per_step, view.flops("flops_of"))
+        per_token = sum(each.flops_per_token(sequences.length, training=True) for each in trained) + beside
+        step_flops = per_token * self.batch_size * sequences.length
+        steps = self._steps(step_flops, view.flops("flops_of"), step_tokens)
         line = main_line.line_of(self.schedule, (source or {}).get("facts", source or {}))
         main_line.check(self, line, view)
         if steps is not None:
@@ -183,22 +192,33 @@ class TrainingStage(Stage):
         if self.sweep:
             work += len(self.sweep.learning_rate) * self.pilot_steps(steps)
             note += f", {len(self.sweep.learning_rate)} pilots"
-        tokens = steps * self.tokens_per_step
+        tokens = steps * step_tokens
         if train_tokens is not None and tokens > 1.5 * train_tokens:
             note += f", {tokens / train_tokens:.1f} epochs"
         return Forecast(
             tokens=tokens,
             parameters=body.parameter_count(),
-            flops=tokens * per_token,
+            flops=steps * step_flops,
             note=note,
             remark=remark,
-            known={**known, "work_tokens": work * self.tokens_per_step},
+            known={**known, "work_tokens": work * step_tokens},
         )
 
-    def _check_sizes(self, view: View, body: Anatomy, train_tokens: int | None) -> None:
-        """Report sequences, vocabularies and batches that are too large for model or text."""
-        from pomona.stages.fitting import vocab_size_of
+    def _check_sizes(self, view: View, body: Anatomy, train_tokens: int | None, step_tokens: int) -> None:
+        """Report sequences, vocabularies and batches that are too large for model or data, and what pictures lack."""
+        from pomona.stages.fitting import pictures_of, vocab_size_of
 
+        if train_tokens is not None and train_tokens < step_tokens:
+            what = "patches, the pictures have" if pictures_of(view) else "tokens, the corpus has"
+            view.problem(
+                "batch_size",
+                f"one batch is {step_tokens:,} {what} {train_tokens:,}",
+                f"use more {'pictures' if pictures_of(view) else 'text'}, a smaller batch_size or a shorter seq_length",
+            )
+        if pictures_of(view) is not None:
+            if self.respect_documents:
+                view.problem("respect_documents", "pictures are no documents", "leave it out")
+            return
         if body.max_positions is not None and self.seq_length > body.max_positions:
             view.problem(
                 "seq_length",
@@ -213,35 +233,30 @@ class TrainingStage(Stage):
                 "tokenize with the model's tokenizer, give the model a larger vocab_size, or let `continue` add what "
                 "is missing (new_tokens: add)",
             )
-        if train_tokens is not None and train_tokens < self.tokens_per_step:
-            view.problem(
-                "batch_size",
-                f"one batch is {self.tokens_per_step:,} tokens, the corpus has {train_tokens:,}",
-                "use more text, a smaller batch_size or a shorter seq_length",
-            )
 
     def seconds(self, view: View, forecast: Forecast) -> float | None:
-        from pomona.stages.fitting import tokenizer_of
+        from pomona.stages.fitting import pictures_of, tokenizer_of
         from pomona.stages.probe import compiled_seconds, training_rate
 
         model, tokens = forecast.known.get("model"), forecast.known.get("work_tokens")
-        tokenizer = tokenizer_of(view)
-        if model is None or tokens is None or tokenizer is None:
+        reads = pictures_of(view) or tokenizer_of(view)
+        if model is None or tokens is None or reads is None:
             return None
-        seconds = tokens / training_rate(model.config, self, tokenizer)
+        seconds = tokens / training_rate(model.config, self, reads)
         runs = 1 + (len(self.sweep.learning_rate) if self.sweep else 0)
         return compiled_seconds(seconds, runs, self.engine.compile)  # type: ignore[attr-defined]
 
-    def _steps(self, flops_per_step: float, flops_of: float | None) -> int | None:
+    def _steps(self, flops_per_step: float, flops_of: float | None, step_tokens: int | None = None) -> int | None:
         """Optimizer steps that the budget allows; None where what it refers to is not known.
 
         Args:
             flops_per_step: of training; what the optimizer's estimates of curvature cost comes on top.
+            step_tokens: default: as of text.
         """
         if self.steps is not None:
             return self.steps
         if self.tokens is not None:
-            return max(1, round(self.tokens / self.tokens_per_step))
+            return max(1, round(self.tokens / (step_tokens or self.tokens_per_step)))
         budget = self.flops if self.flops is not None else flops_of
         if (curvature := getattr(self.optimizer, "curvature", None)) is not None:
             flops_per_step *= 1.0 + curvature.passes_per_step
@@ -257,12 +272,12 @@ class TrainingStage(Stage):
         budget = {"steps": steps, "tokens": None, "flops": None, "flops_of": (), "sweep": None, "name": None}
         return self.model_copy(update={**budget, "optimizer": with_rate(self.optimizer, rate)})
 
-    def budget_in_steps(self, job: Job, flops_per_step: float) -> int:
+    def budget_in_steps(self, job: Job, flops_per_step: float, step_tokens: int | None = None) -> int:
         """Optimizer steps that the budget allows, from measured FLOPs."""
         from pomona.stages.base import ledger_flops
 
         flops_of = sum(ledger_flops(artefact.ledger()) for artefact in job.inputs.get("flops_of", ()))
-        steps = self._steps(flops_per_step, flops_of)
+        steps = self._steps(flops_per_step, flops_of, step_tokens)
         assert steps is not None
         return steps
 

@@ -15,6 +15,7 @@ VERBS: dict[str, str] = {
     "tokenize": "pomona.stages.tokenize:TokenizeStage",
     "select": "pomona.stages.select:SelectStage",
     "examples": "pomona.stages.examples:ExamplesStage",
+    "images": "pomona.stages.images:ImagesStage",
     "pretrain": "pomona.stages.pretrain:PretrainStage",
     "continue": "pomona.stages.continuing:ContinueStage",
     "distil": "pomona.stages.distil:DistilStage",

@@ -47,6 +47,8 @@ def test_batches() -> None:
     ranks = [ImageStream(images, batch_size=12, seed=3, world_size=2).batch(0, rank)[0] for rank in (0, 1)]
     together = sorted(int(label) for part in ranks for label in part["classes"])
     assert together == sorted(first["classes"].tolist())
+    later = ImageStream(images, batch_size=12, seed=3, first=24)
+    assert later.batch(0)[0]["pixel_values"].equal(stream.batch(2)[0]["pixel_values"])
     parts = stream.batch(0, micro_batches=5)
     assert sum(len(part["classes"]) for part in parts) == 12 and len(parts) == 5
 
