@@ -50,6 +50,7 @@ def _stage(verb: str, primary: str) -> Any:
 _CALLS = {
     "corpus": ("corpus", "sources"),
     "tokenize": ("tokenize", "from"),
+    "images": ("images", "source"),
     "pretrain": ("pretrain", "data"),
     "continue_": ("continue", "from"),
     "grow": ("grow", "from"),

@@ -22,6 +22,7 @@ POSITIONAL = {
     "corpus": "sources",
     "tokenize": "from",
     "examples": "sources",
+    "images": "source",
     "select": "data",
     "pretrain": "data",
     "continue": "from",
@@ -42,10 +43,11 @@ POSITIONAL = {
 METAVARS = {
     "from": "MODEL",
     "teacher": "TEACHER",
+    "source": "SOURCE",
     "sources": "SOURCE...",
     "models": "MODEL...",
     "experts": "EXPERT...",
-    "data": "TOKENS",
+    "data": "DATA",
 }
 
 
