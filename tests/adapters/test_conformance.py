@@ -19,7 +19,7 @@ from pomona.optimizers.adamw import AdamwConfig
 from pomona.tasks import Classify
 from pomona.tasks.classifier import head_of, shape_of
 from tests.adapters.conftest import IDS, classifier, disturbed_, logits
-from tests.conformance import check_card, check_listed, methods_of, slug_of
+from tests.conformance import methods_of, slug_of
 from tests.tiny import bert, gpt2, llama
 
 METHODS = methods_of("adapter")
@@ -44,18 +44,6 @@ def attached(method: type[MethodConfig], model: Any, seed: int = 0) -> Any:
 
 def values(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def test_all_are_listed() -> None:
-    """Catches an adapter that this suite does not see."""
-    assert METHODS
-    check_listed("adapter", "pomona.adapters")
-
-
-@pytest.mark.parametrize("method", METHODS, ids=slug_of)
-def test_card(method: type[MethodConfig]) -> None:
-    """Catches a method without source, formula or described fields."""
-    check_card(method)
 
 
 @every_method

@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 
 from pomona import anatomy
 from pomona.continual import Learner, course
-from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError, UnsupportedModel
-from tests.conformance import check_card, check_listed, methods_of, slug_of
+from tests.conformance import methods_of, slug_of
 from tests.continual.conftest import LABELS, moved, orchard, sessions
 from tests.tiny import bert, gpt2, llama, t5
 
@@ -24,18 +23,6 @@ every_family = pytest.mark.parametrize("make", [llama, gpt2, bert], ids=["llama"
 
 def fresh(method: Any, model: Any) -> Learner:
     return method().learner(model, moved(model), seed=1)  # type: ignore[no-any-return]
-
-
-def test_all_are_listed() -> None:
-    """Catches a method that this suite does not see."""
-    assert METHODS
-    check_listed("continual", "pomona.continual")
-
-
-@every_method
-def test_card(method: type[MethodConfig]) -> None:
-    """Catches a method without source, limits or described fields."""
-    check_card(method)
 
 
 @every_method

@@ -11,7 +11,7 @@ from pomona import anatomy
 from pomona.anatomy.architecture import build
 from pomona.conversion import XEcomlaConfig
 from pomona.ground.config import MethodConfig
-from tests.conformance import check_card, check_listed, methods_of, slug_of
+from tests.conformance import methods_of, slug_of
 from tests.tiny import gpt2, llama
 
 METHODS = methods_of("conversion")
@@ -19,18 +19,6 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=slug_of)
 REPAIRED = {XEcomlaConfig}
 """Methods after which a model computes something else, and is to be trained on."""
 TOKENS = torch.arange(1, 11).unsqueeze(0)
-
-
-def test_all_are_listed() -> None:
-    """Catches a conversion that this suite does not see."""
-    assert METHODS
-    check_listed("conversion", "pomona.conversion")
-
-
-@every_method
-def test_card(method: type[MethodConfig]) -> None:
-    """Catches a method without source, formula or described fields."""
-    check_card(method)
 
 
 @every_method

@@ -18,7 +18,7 @@ from pomona.distillation import DistillationConfig, Lesson, Teacher
 from pomona.engine import Batch, Objective, evaluate, measure_flops
 from pomona.engine.protocols import IGNORED, count_targets
 from pomona.ground.errors import ConfigError, PomonaError, TrainingStopped
-from tests.conformance import check_card, check_listed, methods_of, slug_of
+from tests.conformance import methods_of, slug_of
 from tests.distillation.classroom import (
     FAMILIES,
     TASKS,
@@ -54,18 +54,6 @@ def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def assert_identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     assert not [name for name in one if not torch.equal(one[name], other[name])]
-
-
-def test_all_are_listed() -> None:
-    """Catches a method that this suite does not see."""
-    assert METHODS
-    check_listed("distillation", "pomona.distillation")
-
-
-@every_method
-def test_card(method: type[DistillationConfig]) -> None:
-    """Catches a method without source, formula or described fields."""
-    check_card(method)
 
 
 @every_method

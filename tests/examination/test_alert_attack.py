@@ -17,7 +17,6 @@ from pomona.examination.attacking import OutOfQueries, Victim
 from pomona.examination.renaming import names_of
 from pomona.examination.victims import MaskedFluency, classify_with
 from pomona.ground.quiet import without_bars
-from tests.conformance import check_card
 from tests.tiny import bert
 
 CODE = "def area(width, height):\n    result = width * height\n    return result\n"
@@ -47,11 +46,6 @@ def counting(texts: Sequence[str]) -> list[list[float]]:
 def attacked(strategy: str, *words: str, queries: int = 300, texts: Any = ((CODE, 0),)) -> Any:
     config = AlertAttackConfig(strategy=strategy, queries=queries)  # type: ignore[arg-type]
     return alert_attack(Victim(counting, config.budget), Words(*words), texts, config, seed=1)
-
-
-def test_card() -> None:
-    """Catches an attack without source or limits."""
-    check_card(AlertAttackConfig)
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "greedy+genetic"])

@@ -15,7 +15,6 @@ from pomona.ground.errors import DataError
 from pomona.ground.quiet import without_bars
 from pomona.registry import Item, audit, read_items, scan
 from pomona.registry.ptm_reuse_audit import Audit, PtmReuseAuditConfig, spread
-from tests.conformance import check_card
 
 TEXT = Text(0)
 ITEMS = TEXT.items(300)
@@ -40,11 +39,6 @@ def package(honest: Path, tmp_path: Path) -> Path:
 
 def audited(folder: Path, **more: object) -> Audit:
     return audit(folder, ITEMS, dataset=DATASET, split=SPLIT, **more)  # type: ignore[arg-type]
-
-
-def test_card() -> None:
-    """Catches an audit without source or limits."""
-    check_card(PtmReuseAuditConfig)
 
 
 def test_a_clean_package(package: Path) -> None:

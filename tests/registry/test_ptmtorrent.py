@@ -15,19 +15,12 @@ from pomona.evidence.planted import Gardener, Planted, plant, write
 from pomona.ground.errors import DataError
 from pomona.registry import duplicates, problems_in, scan
 from pomona.registry.ptmtorrent import RECORDS, PtmtorrentConfig
-from tests.conformance import check_card, check_listed
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Planted]]:
     root = tmp_path_factory.mktemp("models")
     return root, plant(root, seed=3)
-
-
-def test_cards_of_the_room() -> None:
-    """Catches a tool without a full card, or one that the catalog does not list."""
-    check_card(PtmtorrentConfig)
-    check_listed("tool", "pomona.registry")
 
 
 def test_what_was_planted_is_found(planted: tuple[Path, list[Planted]], monkeypatch: pytest.MonkeyPatch) -> None:

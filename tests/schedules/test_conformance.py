@@ -6,22 +6,10 @@ import pytest
 
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError
-from tests.conformance import check_card, check_listed, methods_of, slug_of
+from tests.conformance import methods_of, slug_of
 
 METHODS = methods_of("schedule")
 every_method = pytest.mark.parametrize("method", METHODS, ids=slug_of)
-
-
-def test_all_are_listed() -> None:
-    """Catches a schedule that this suite does not see."""
-    assert len(METHODS) >= 3
-    check_listed("schedule", "pomona.schedules")
-
-
-@every_method
-def test_card(method: type[MethodConfig]) -> None:
-    """Catches a schedule without source, formula or described fields."""
-    check_card(method)
 
 
 @every_method

@@ -10,7 +10,7 @@ import pytest
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError
 from pomona.selection import keep_highest
-from tests.conformance import check_card, check_listed, methods_of, slug_of
+from tests.conformance import methods_of, slug_of
 
 METHODS = methods_of("selection")
 every_method = pytest.mark.parametrize("method", METHODS, ids=slug_of)
@@ -31,18 +31,6 @@ def scores(method: type[MethodConfig], known: dict[str, np.ndarray] | None = Non
     config = method.parse(values)
     known = nats() if known is None else known
     return config.scores({role: known[role] for role in config.roles}, COUNT)  # type: ignore[attr-defined]
-
-
-def test_all_are_listed() -> None:
-    """Catches a selector that this suite does not see."""
-    assert len(METHODS) >= 3
-    check_listed("selection", "pomona.selection")
-
-
-@every_method
-def test_card(method: type[MethodConfig]) -> None:
-    """Catches a selector without source, formula or described fields."""
-    check_card(method)
 
 
 @every_method

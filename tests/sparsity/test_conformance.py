@@ -17,7 +17,7 @@ from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.tiny import tiny_model
 from pomona.ground.errors import ConfigError, DataError, UnsupportedModel
 from pomona.sparsity import PruningConfig, SparsityReport
-from tests.conformance import assert_same_model, check_card, check_listed, methods_of, slug_of
+from tests.conformance import assert_same_model, methods_of, slug_of
 from tests.sparsity.models import (
     FAMILIES,
     Distance,
@@ -59,18 +59,6 @@ def loss_for(config: PruningConfig) -> Squares:
 
 def refused(config: PruningConfig, family: str) -> bool:
     return config.method == "head-removal" and family in NORMS_OVER_HEADS
-
-
-def test_all_are_listed() -> None:
-    """Catches a pruning method that this suite does not see."""
-    assert len(METHODS) >= 6
-    check_listed("sparsity", "pomona.sparsity")
-
-
-@every_method
-def test_card(method: type[PruningConfig]) -> None:
-    """Catches a method without source, formula or described fields."""
-    check_card(method)
 
 
 @every_method

@@ -14,7 +14,7 @@ from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.lab import outputs_of
 from pomona.anatomy.tiny import tiny_model
 from pomona.optimizers import AdamwConfig
-from tests.conformance import check_card, methods_of, slug_of
+from tests.conformance import methods_of, slug_of
 from tests.sparsity.models import Squares, batches_of
 
 METHODS: list[Any] = [
@@ -51,12 +51,6 @@ def trained(config: Any, family: str, steps: int = 3, seed: int = 0) -> tuple[An
 def test_some_are_listed() -> None:
     """Catches a filter that lets nothing through."""
     assert {"spdf", "sltrain", "magnitude", "n-m-sparsity"} <= {slug_of(method) for method in METHODS}
-
-
-@every_method
-def test_card(method: Any) -> None:
-    """Catches a method without source, formula or described fields."""
-    check_card(method)
 
 
 @every_method
