@@ -37,10 +37,8 @@ from torch import Tensor
 from pomona import anatomy
 from pomona.anatomy import Anatomy, Norm, Weight, norms, sizes
 from pomona.anatomy.architecture import restored_on_error
-from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.probes.check import difference
-from pomona.anatomy.probes.lab import outputs_of
-from pomona.conversion.report import ConversionReport
+from pomona.conversion.report import ConversionReport, answers
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import UnsupportedModel
 
@@ -98,7 +96,7 @@ def pre_crmsnorm_(model: Any, config: PreCrmsnormConfig | None = None) -> Conver
     body = model if isinstance(model, Anatomy) else anatomy.of(model)
     body.require("single_stack", "layernorm", "residual_stream", "dense_ffn", "free_residual", method=config.method)
     hidden, parameters = body.hidden_size, body.parameter_count()
-    expected = _outputs(body)
+    expected = answers(body)
     error: float | None = None
     try:
         with anatomy.touched(body, config.method), restored_on_error(body.model):
@@ -246,22 +244,9 @@ def _refusal(body: Anatomy, found: str) -> UnsupportedModel:
 # ---- what is proven
 
 
-def _outputs(body: Anatomy) -> Tensor | None:
-    """What the model answers to a few random inputs; None without values."""
-    device = next(body.model.parameters()).device
-    if device.type == "meta":
-        return None
-    training = body.model.training
-    body.model.eval()
-    try:
-        return outputs_of(body, {name: value.to(device) for name, value in example_inputs(body).items()})
-    finally:
-        body.model.train(training)
-
-
 def _require_equal(body: Anatomy, expected: Tensor) -> float:
     """The difference of the outputs; refused when rounding does not explain it."""
-    found = _outputs(body)
+    found = answers(body)
     assert found is not None
     error = difference(found.double(), expected.double())
     if error > UNEQUAL.get(body.dtype, 0.1):

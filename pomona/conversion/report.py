@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from pomona.anatomy.inputs import example_inputs
+from pomona.anatomy.probes.lab import outputs_of
+
+if TYPE_CHECKING:
+    from pomona.anatomy import Anatomy
 
 
 @dataclass(frozen=True)
@@ -29,3 +37,16 @@ class ConversionReport:
     seconds: float
     cache_before: int | None = None
     cache_after: int | None = None
+
+
+def answers(body: Anatomy) -> Tensor | None:
+    """What the model answers to a few random inputs; None without values."""
+    device = next(body.model.parameters()).device
+    if device.type == "meta":
+        return None
+    training = body.model.training
+    body.model.eval()
+    try:
+        return outputs_of(body, {name: value.to(device) for name, value in example_inputs(body).items()})
+    finally:
+        body.model.train(training)

@@ -43,11 +43,9 @@ from torch import Tensor
 from pomona import anatomy
 from pomona.anatomy import Anatomy, Attention, Norm, Weight
 from pomona.anatomy.block import Latent
-from pomona.anatomy.inputs import example_inputs
 from pomona.anatomy.latent import LatentSizes, become_, require_twin, rotary_of, twin
 from pomona.anatomy.probes.check import difference
-from pomona.anatomy.probes.lab import outputs_of
-from pomona.conversion.report import ConversionReport
+from pomona.conversion.report import ConversionReport, answers
 from pomona.ground.config import MethodConfig
 from pomona.ground.errors import ConfigError
 
@@ -184,7 +182,7 @@ def x_ecomla_(model: Any, config: XEcomlaConfig | None = None) -> XEcomlaReport:
     rank = _rank(attentions[0], joint, config)
     query_rank = _query_rank(body, config)
     theta = base_of(float(rotary_of(body)["rope_theta"]), attentions[0].head_dim.size, turned, config.pairs)
-    parameters, cache, expected = body.parameter_count(), body.kv_cache_bytes(1), _outputs(body)
+    parameters, cache, expected = body.parameter_count(), body.kv_cache_bytes(1), answers(body)
     with anatomy.touched(body, config.method):
         other = twin(body, LatentSizes(rank, query_rank, turned, theta), config.seed)
         if config.init == "svd":
@@ -192,7 +190,7 @@ def x_ecomla_(model: Any, config: XEcomlaConfig | None = None) -> XEcomlaReport:
                 assert old.norm_attention is not None
                 _write(old.attention, new.attention, factors, old.norm_attention, config.pairs)
         become_(body, other)
-    found = _outputs(body)
+    found = answers(body)
     return XEcomlaReport(
         parameters_before=parameters,
         parameters_after=body.parameter_count(),
@@ -344,16 +342,3 @@ def steady(down_RI: Tensor, gain_I: Tensor, rank: int) -> float:
     """
     longest = float(torch.linalg.matrix_norm(down_RI * gain_I, 2)) * math.sqrt(len(gain_I)) if rank > 1 else 0.0
     return float(2.0 ** math.ceil(math.log2(max(longest, 1.0) / math.sqrt(2 * SHRINKS))))
-
-
-def _outputs(body: Anatomy) -> Tensor | None:
-    """What the model answers to a few random inputs; None without values."""
-    device = next(body.model.parameters()).device
-    if device.type == "meta":
-        return None
-    training = body.model.training
-    body.model.eval()
-    try:
-        return outputs_of(body, {name: value.to(device) for name, value in example_inputs(body).items()})
-    finally:
-        body.model.train(training)
