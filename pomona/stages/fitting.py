@@ -60,7 +60,7 @@ def objective_for(
         if method.method not in able:
             view.problem("objective", f"{method.method} does not learn from pictures", f"{' or '.join(able)} does")
             return None
-        made: Objective = method.build()  # type: ignore[attr-defined]
+        made: Objective = method.build(None)  # type: ignore[attr-defined]
         return made
     tokenizer = tokenizer_of(view)
     if tokenizer is None:

@@ -209,12 +209,10 @@ class TrainingStage(Stage):
         from pomona.stages.fitting import pictures_of, vocab_size_of
 
         if train_tokens is not None and train_tokens < step_tokens:
-            what = "patches, the pictures have" if pictures_of(view) else "tokens, the corpus has"
-            view.problem(
-                "batch_size",
-                f"one batch is {step_tokens:,} {what} {train_tokens:,}",
-                f"use more {'pictures' if pictures_of(view) else 'text'}, a smaller batch_size or a shorter seq_length",
-            )
+            what, do = "tokens, the corpus has", "use more text, a smaller batch_size or a shorter seq_length"
+            if pictures_of(view) is not None:
+                what, do = "patches, the pictures have", "use more pictures or a smaller batch_size"
+            view.problem("batch_size", f"one batch is {step_tokens:,} {what} {train_tokens:,}", do)
         if pictures_of(view) is not None:
             if self.respect_documents:
                 view.problem("respect_documents", "pictures are no documents", "leave it out")

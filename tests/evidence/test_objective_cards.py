@@ -58,12 +58,14 @@ def test_ul2() -> None:
 
 
 def test_mp3() -> None:
-    """Catches a verdict that asks for more than a better start, or for less."""
+    """Catches a verdict that calls saved steps a better start, and one on a difference that is chance."""
 
-    def arms(*accuracy: float) -> dict[str, list[dict[str, float]]]:
-        means = {"untrained": (50.0, 51.0, 52.0), "positions": accuracy, "masked-lm": (70.0, 70.0, 70.0)}
+    def arms(*accuracy: float, short: float = 40.0) -> dict[str, list[dict[str, float]]]:
+        means = {"untrained": (50.0, 51.0, 52.0), "positions": accuracy, "untrained, no longer": (short,) * 3}
         return {arm: [{"accuracy": value} for value in values] for arm, values in means.items()}
 
     assert verdict("mp3-position-prediction", arms(55, 56.5, 57)) == "reproduced"
-    assert verdict("mp3-position-prediction", arms(51, 51.8, 53)) == "partly"
+    assert verdict("mp3-position-prediction", arms(50, 51.8, 52)) == "partly"
+    assert verdict("mp3-position-prediction", arms(50, 51.8, 52, short=51.0)) == "not reproduced"
     assert verdict("mp3-position-prediction", arms(40, 60, 52)) == "not reproduced"
+    assert verdict("mp3-position-prediction", arms(50, 51, 52, short=51.0)) == "not reproduced"
