@@ -199,3 +199,22 @@ def test_reversible() -> None:
     assert table(0.39, 0.38, 15.0).status == "partly"
     assert table(0.39, 0.30, 60.0).status == "not reproduced"
     assert table(0.35, 0.30, 15.0).status == "not reproduced"
+
+
+def test_x_ecomla() -> None:
+    """Catches a verdict that ignores the start, the distance from the source, or what the text alone teaches."""
+
+    def ends(loss: float) -> dict[str, Sequence[float]]:
+        values = (loss, loss + 0.01, loss + 0.02)
+        return {"loss": values, "gap": [value - 5.0 for value in values], "cache": [50.0] * 3}
+
+    def latent(random: float, svd: float, plain: float) -> str:
+        values = {"random, taught": random, "svd, taught": svd, "svd, plain": plain, "svd at 25 %, taught": 5.3}
+        return verdict("x-ecomla", {name: ends(value) for name, value in values.items()}).status
+
+    assert [latent(5.3, 5.05, 5.06), latent(5.3, 5.15, 5.2), latent(5.3, 5.05, 5.0)] == [
+        "reproduced",
+        "partly",
+        "partly",
+    ]
+    assert latent(5.06, 5.05, 5.06) == latent(5.05, 5.05, 5.05) == "not reproduced"
