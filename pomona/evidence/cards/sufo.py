@@ -3,6 +3,12 @@
 The encoders are small: the same architecture with random weights, and after masked pre-training on documentation. The
 task is to tell which package a paragraph of documentation is about. Outliers are planted in the held-out texts: a text
 of one package under the label of another.
+
+Findings at scale tiny: tuning changes the upper places most and gathers variance in two components, whether the encoder
+was pre-trained or not; pre-training adds 3 points of macro-F1, but classes are told apart no sooner, and a linear probe
+finds less in the pre-trained features than in random ones: 0.8 M tokens are few. None of the listed texts was planted.
+Distances are whitened over all features, so that the few directions in which labels differ weigh little, and a fifth of
+the texts lies nearer to another class anyway.
 """
 
 from __future__ import annotations
