@@ -6,6 +6,9 @@ learn positions from, some of each sign have a label. A small encoder is far fro
 only saves steps would look like a better one: the untrained encoder is tuned on as many more pictures as the other has
 seen before. Beside it stands one that is tuned no longer than the other.
 
+Findings at scale tiny: against an encoder that is tuned for as many steps, 16.6 points are gained, with other amounts
+at each seed (p = 0.1); against one that is tuned for as long in all, nothing. What pre-training buys here is steps.
+
 Text goes through the same objective, with tokens as `data`. The paper claims nothing about it; it is not measured.
 """
 
