@@ -1,4 +1,10 @@
-"""Replaced tokens against hidden ones, at equal FLOPs with the generator's included: which makes the better encoder?"""
+"""Replaced tokens against hidden ones, at equal FLOPs with the generator's included: which makes the better encoder?
+
+Findings at scale tiny: after 380 steps the discriminator's loss is 0.39, which is what knowing the share of replaced
+tokens alone gives: it has learnt nothing yet, and its features are worth less than random ones. Against tokens drawn
+uniformly, whose rarity betrays them, it learns (0.32 where the share alone gives 0.43), so the signal arrives; the
+generator's are too likely for so few steps. Masked language modelling gets off its plateau between 300 and 600 steps.
+"""
 
 from __future__ import annotations
 
