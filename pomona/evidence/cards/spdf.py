@@ -3,8 +3,8 @@
 Fine-tuning is on another kind of text (functions with their docstrings) in place of the paper's data-to-text sets.
 
 Findings at scale tiny: sparse models end below the dense one, the more so the more zeros they have, before fine-tuning
-already. Few weights learn faster in 195 steps; of three rates the pilots take the highest for all, which may be too high
-for a whole dense run (at 0.004 it ended 0.02 nats lower). That dense fine-tuning beats sparse one holds at every seed.
+already. Few weights learn faster in 195 steps; of three rates the pilots take the highest for all, which may be too
+high for a whole dense run (at 0.004 it ended 0.02 nats lower). Dense fine-tuning beats a sparse one at every seed.
 """
 
 from __future__ import annotations
