@@ -1,6 +1,6 @@
 """Pre-training, distilling and tuning a compact encoder, against leaving out steps, at equal FLOPs on the task.
 
-Findings at scale tiny: all students end within the spread of the seeds. 400 steps of masked language modelling leave the
+Findings at scale tiny: students end within the spread of the seeds. 400 steps of masked language modelling leave the
 plateau of the loss hardly behind them, and the teacher itself, tuned on few labels, is no better than its students.
 """
 
